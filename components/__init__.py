@@ -1,0 +1,1 @@
+"""The pipeline's steps as processes: graph, command line, artifacts, exit codes."""

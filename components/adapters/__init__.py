@@ -1,0 +1,1 @@
+"""Where MLflow and DVC are met; their errors stop here."""

@@ -1,0 +1,31 @@
+"""One table from errors to exit codes, and which of them are worth a retry."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from perscen import errors
+
+EXIT_CODES: Final[dict[type[errors.PerscenError], int]] = {
+    errors.ConfigError: 78,
+    errors.ContractBreach: 65,
+    errors.ArtifactError: 66,
+    errors.TrainingDiverged: 70,
+    errors.ReleaseRefused: 10,
+    errors.StorageFull: 74,
+    errors.Preempted: 75,
+    errors.ServiceUnavailable: 75,
+}
+RETRYABLE: Final = frozenset({75})
+INTERRUPTED: Final = 130
+OUR_BUG: Final = 1
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of an error: its own, 130 for Ctrl-C, 1 for anything unforeseen."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    for kind, code in EXIT_CODES.items():
+        if isinstance(error, kind):
+            return code
+    return OUR_BUG

@@ -1,0 +1,1 @@
+"""The steps, one short file each: ``run(task, *, <its sections>) -> Manifest``."""

@@ -1,0 +1,1 @@
+"""What a row means, and the checking of it."""

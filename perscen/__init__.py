@@ -1,0 +1,1 @@
+"""PERSCEN: multi-scenario retrieval, retrained every day and shipped safely."""

@@ -1,0 +1,259 @@
+"""The settings of a run: one frozen tree, read from ``params.yaml``, whose typos stop the run.
+
+The sections are DVC's params keys; a step sees its own sections only. The model's settings live in
+``perscen.models.config`` beside the code that reads them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from perscen.errors import ConfigError
+from perscen.models.config import ModelConfig
+from perscen.section import Section
+
+
+class RunConfig(Section):
+    """Which day the run is for."""
+
+    logical_date: date
+    """Last day of the test window. Dates come from here, never from the clock."""
+
+
+class DataConfig(Section):
+    """How the raw log is read."""
+
+    utc_offset_hours: int = Field(8, ge=-12, le=14)
+    """Time zone in which a day begins; both public data sets are in Beijing time."""
+    trailing_days: int = Field(3, ge=1)
+    """Days before the newest one against which its row count is compared."""
+    window_days: int = Field(11, ge=3)
+    """Days up to the logical date that must be there: training, validation and test together."""
+
+
+class SplitConfig(Section):
+    """Windows, scenarios and histories (spec 1.3-1.6)."""
+
+    train_days: int | None = Field(None, ge=1)
+    valid_days: int | None = Field(None, ge=1)
+    test_days: int | None = Field(None, ge=1)
+    """Windows counted back from the logical date: all three, or ..."""
+    train: tuple[date, date] | None = None
+    valid: tuple[date, date] | None = None
+    test: tuple[date, date] | None = None
+    """... explicit windows, first and last day included."""
+    day_from: Literal["event_time", "log_date"] = "event_time"
+    """Which day an interaction belongs to: that of its time, or the log's own date column."""
+    num_scenarios: int = Field(4, ge=1)
+    scenarios: tuple[str, ...] | None = None
+    """Raw scenario names; found by click volume when not given."""
+    min_interactions: int = Field(2, ge=1)
+    min_interactions_scope: Literal["train", "all"] = "train"
+    max_seq_len: int = Field(50, ge=1)
+    spec_seq_source: Literal["independent", "filter_truncated"] = "independent"
+    eval_history: Literal["window_start", "train_only"] = "window_start"
+
+    @model_validator(mode="after")
+    def _one_way_to_say_the_windows(self) -> SplitConfig:
+        counted = (self.train_days, self.valid_days, self.test_days)
+        explicit = (self.train, self.valid, self.test)
+        if all(w is not None for w in explicit) and all(n is None for n in counted):
+            return self
+        if all(n is not None for n in counted) and all(w is None for w in explicit):
+            return self
+        raise ValueError(
+            "give train_days, valid_days and test_days, or train, valid and test as [first, last]; not a mix"
+        )
+
+
+class NegativesConfig(Section):
+    """Sampled negatives (spec 1.6)."""
+
+    n: int = Field(10, ge=1)
+    pool: Literal["catalogue", "train_items"] = "catalogue"
+    exclude: Literal["none", "positive", "user_history"] = "positive"
+    resample: Literal["step", "epoch", "once"] = "step"
+
+
+class OptimConfig(Section):
+    """Adam (spec 2.8)."""
+
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-6, ge=0)
+    decoupled: bool = False
+    """AdamW's decay instead of Adam's L2 term."""
+    sparse_embeddings: bool = False
+    """Row-wise lazy Adam on the embedding tables: another update rule, faster on huge catalogues."""
+
+
+class BatchConfig(Section):
+    """How positives are grouped into steps."""
+
+    size: int = Field(4096, ge=1)
+    unit: Literal["pairs", "positives"] = "pairs"
+    """With "pairs", a batch holds floor(size / (n + 1)) positives with their negatives."""
+    by_scenario: bool = False
+    """Draw each batch from one scenario, in proportion to its volume."""
+
+
+class TrainConfig(Section):
+    """The training loop (spec 2.7, 2.8)."""
+
+    loss: Literal["bce", "sampled_softmax", "full_softmax"] = "bce"
+    """``full_softmax`` normalises over the whole catalogue within the sample's scenario."""
+    vq_weight: float = Field(1.0, ge=0)
+    neg: NegativesConfig = NegativesConfig()
+    optim: OptimConfig = OptimConfig()
+    batch: BatchConfig = BatchConfig()
+    max_epochs: int = Field(50, ge=1)
+    patience: int = Field(5, ge=1)
+    """Epochs without a better unweighted mean over scenarios of validation recall before stopping."""
+    min_epochs: int = Field(0, ge=0)
+    """Epochs before which patience does not count: past the global-popularity plateau."""
+    monitor_k: int = Field(100, ge=1)
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    amp: bool = False
+    dedup: bool = True
+    """Grouped, de-duplicated computation; false is the naive path, one row per pair."""
+    warm_start: bool = False
+    """Start from the champion's weights; rows of ids it did not know start fresh."""
+    num_threads: int = Field(0, ge=0)
+    """Threads for torch; 0 leaves its own choice."""
+    checkpoint_every_s: float = Field(60.0, gt=0)
+
+
+class IndexConfig(Section):
+    """The published indexes."""
+
+    flat_below: int = Field(200_000, ge=0)
+    """Catalogues smaller than this get an exact index."""
+    recall_target: float = Field(0.98, gt=0, le=1)
+    """Share of the exact top K an approximate index must return; its parameters are chosen to."""
+    recall_k: int = Field(100, ge=1)
+
+
+class EvaluateConfig(Section):
+    """Recall and hits (spec 1.7)."""
+
+    ks: tuple[int, ...] = (50, 100)
+    candidates: Literal["catalogue", "train_items"] = "catalogue"
+    exclude_seen: bool = False
+    segment_columns: int = Field(2, ge=1)
+    """User columns that make a segment of the segment-popularity baseline."""
+
+
+class GateConfig(Section):
+    """The plain gates; statistical settings as in docs/architecture/gates.md."""
+
+    k: int = Field(50, ge=1)
+    floor: float = Field(0.0, ge=0, le=1)
+    """Absolute recall floor of every scenario."""
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    power: float = Field(0.8, gt=0.5, lt=1)
+    relative_margin: float = Field(0.10, ge=0)
+    absolute_margin: float = Field(0.0, ge=0)
+    resamples: int = Field(10_000, ge=100)
+    seed: int = Field(0, ge=0)
+    code_usage_floor: float = Field(0.30, ge=0, le=1)
+    index_recall_floor: float = Field(0.95, ge=0, le=1)
+
+
+class PublishConfig(Section):
+    """Where releases go."""
+
+    name: str = Field("perscen", min_length=1)
+    """Registered model in MLflow."""
+    probes: int = Field(64, ge=1)
+    """Canary users per scenario that a stored bundle must answer as it did when made."""
+    include_users: bool = True
+    """Ship user features and histories, so that known users are served without a feature store."""
+
+
+class Config(Section):
+    """The whole of ``params.yaml``."""
+
+    run: RunConfig
+    data: DataConfig = DataConfig()
+    split: SplitConfig
+    model: ModelConfig
+    train: TrainConfig = TrainConfig()
+    index: IndexConfig = IndexConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
+    publish: PublishConfig = PublishConfig()
+
+    @model_validator(mode="after")
+    def _the_windows_fit_the_data(self) -> Config:
+        split = self.split
+        if split.train_days and split.valid_days and split.test_days:
+            needed = split.train_days + split.valid_days + split.test_days
+            if needed > self.data.window_days:
+                raise ValueError(
+                    f"split needs {needed} days (train_days + valid_days + test_days), "
+                    f"but data.window_days keeps {self.data.window_days}"
+                )
+        return self
+
+
+def read_config(path: Path) -> Config:
+    """Return the settings in a YAML file.
+
+    Raises:
+        ConfigError: The file is missing, is no YAML mapping, or has a key or value that is not allowed;
+            the message names the field's path and, for an unknown key, the nearest right one.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} does not exist", hint="give --config the path of a params.yaml"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} is not readable as YAML: {exc}", hint="fix the file") from exc
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds {type(tree).__name__}, expected a mapping of sections")
+    return parse_config(tree, origin=str(path))
+
+
+def parse_config(tree: dict[str, Any], *, origin: str) -> Config:
+    """Return the settings in a mapping; ``origin`` names it in messages.
+
+    Raises:
+        ConfigError: As :func:`read_config`.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as exc:
+        lines = [f"{origin}: {_explain(error)}" for error in exc.errors()]
+        raise ConfigError(
+            "\n".join(lines), hint="the settings are listed in docs/reference/params.md"
+        ) from exc
+
+
+def _explain(error: Any) -> str:
+    loc = [str(part) for part in error["loc"]]
+    field = ".".join(loc)
+    if error["type"] != "extra_forbidden":
+        return f"{field}: {error['msg']} (got {error['input']!r})"
+    known = _keys_at(loc[:-1])
+    near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0.5)
+    advice = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(known))}."
+    return f"{field} is not a setting.{advice}"
+
+
+def _keys_at(loc: list[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in loc:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""From raw logs to training rows: sources, vocabularies, splits, histories, batches."""

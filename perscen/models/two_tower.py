@@ -1,0 +1,101 @@
+"""The verbs every model has: encode users, encode items, save, load.
+
+Letters: B queries, P (item, scenario) pairs, M distinct items, G width of both towers' vectors.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from perscen.data.batches import ItemBatch, UserBatch
+from perscen.data.splits import Splits
+from perscen.errors import ArtifactError
+from perscen.models.config import ModelConfig
+from perscen.schema import Schema
+
+
+@dataclass(frozen=True)
+class EncodedUsers:
+    """Query vectors ``[B, G]``, the model's own loss term, and the code each query fell on.
+
+    ``auxiliary_loss`` is a scalar, the mean over the batch's rows (0 for a model without one);
+    ``codes_B`` is None for a model without a codebook.
+    """
+
+    vectors_BG: Tensor
+    auxiliary_loss: Tensor
+    codes_B: Tensor | None
+
+
+class TwoTower(nn.Module, ABC):
+    """A retrieval model whose score is the inner product of a user's and an item's vector."""
+
+    family: ClassVar[str]
+
+    def __init__(self, schema: Schema, config: ModelConfig) -> None:
+        super().__init__()
+        self.schema = schema
+        self.config = config
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Width G of both towers' vectors."""
+
+    @abstractmethod
+    def encode_users(self, users: UserBatch) -> EncodedUsers:
+        """Return the vectors ``[B, G]`` of queries, each within its scenario."""
+
+    @abstractmethod
+    def encode_items(self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor) -> Tensor:
+        """Return vectors ``[P, G]``: of the item at position ``index_P`` of ``items``, in a scenario.
+
+        What does not depend on the scenario is computed once per item of ``items`` (M), however many
+        pairs point to it.
+        """
+
+    def start_from(self, splits: Splits) -> None:
+        """Set starting values that depend on the training window; by default there are none."""
+
+    def save(self, directory: Path) -> None:
+        """Write weights, settings and schema."""
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()},
+            directory / "weights.safetensors",
+        )
+        (directory / "model.json").write_text(
+            self.config.model_dump_json(indent=2) + "\n", encoding="utf-8"
+        )
+        (directory / "schema.json").write_text(
+            self.schema.model_dump_json(indent=2) + "\n", encoding="utf-8"
+        )
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Return the model that :meth:`save` wrote, in evaluation mode on the CPU.
+
+        Raises:
+            ArtifactError: The weights do not fit the settings.
+        """
+        config = ModelConfig.model_validate_json(
+            (directory / "model.json").read_text(encoding="utf-8")
+        )
+        schema = Schema.model_validate_json((directory / "schema.json").read_text(encoding="utf-8"))
+        model = cls(schema, config)
+        weights: Mapping[str, Tensor] = load_file(directory / "weights.safetensors")
+        try:
+            model.load_state_dict(dict(weights))
+        except RuntimeError as exc:
+            raise ArtifactError(
+                f"the weights in {directory} do not fit its model.json: {exc}",
+                hint="run `train` again",
+            ) from exc
+        return model.eval()

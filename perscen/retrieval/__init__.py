@@ -1,0 +1,1 @@
+"""Indexes, bundles, and the retriever that answers from them."""
