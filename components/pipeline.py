@@ -144,7 +144,7 @@ PIPELINE: Final = Pipeline(
         ),
         Step(
             name="evaluate",
-            summary="score candidate, champion and baselines per user through the index that will ship",
+            summary="score candidate, champion and baselines through the index that will ship",
             inputs=("model", "indexes", "splits", "champion"),
             output="scores",
             sections=("evaluate",),

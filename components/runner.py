@@ -1,4 +1,4 @@
-"""Runs one step: reads its settings, checks its inputs, and keeps its output only if it is whole."""
+"""Runs one step: reads settings, checks inputs, and keeps the output only if it is whole."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ROOT: Final = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Task:
-    """What a step is given: checked inputs, a scratch directory for its output, and which day it is for."""
+    """What a step is given: checked inputs, a scratch directory for its output, its day."""
 
     inputs: Mapping[str, Artifact[Any]]
     output: Path
@@ -52,8 +52,8 @@ def run_step(
 ) -> AnyManifest:
     """Run one step and return its sealed manifest.
 
-    A step module in ``components.steps`` has ``run(task, *, <its sections>) -> Manifest``: it writes
-    its payload into ``task.output`` and returns the unsealed manifest.
+    A step module in ``components.steps`` has ``run(task, *, <its sections>) -> Manifest``: it
+    writes its payload into ``task.output`` and returns the unsealed manifest.
 
     Raises:
         PerscenError: Any of the tree; ``output`` is then as it was before.

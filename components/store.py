@@ -25,7 +25,7 @@ S = TypeVar("S", bound=Manifest)
 MANIFEST_NAME: Final = "manifest.json"
 SOURCE_NAME: Final = "source.json"
 VOLATILE: Final = frozenset({"run.json", "data_docs", "index.html", "release.json"})
-"""Names that differ from run to run: outside digests, and outside what DVC hashes (``.dvcignore``)."""
+"""Names that differ from run to run: outside digests and what DVC hashes (``.dvcignore``)."""
 _STAGED_PREFIX: Final = ".staged-"
 
 
@@ -93,7 +93,7 @@ def open_artifact(path: Path, *, kind: str) -> Artifact[AnyManifest]:
 
 
 def open_raw_log(path: Path) -> Artifact[RawLogManifest]:
-    """Return the raw layout in ``path`` after reading its source manifest; files are checked when read.
+    """Return the raw layout in ``path`` by its source manifest; files are checked when read.
 
     Raises:
         ArtifactError: There is no raw layout, or its manifest cannot be read.
@@ -146,10 +146,10 @@ def _parse(text: str, *, origin: Path) -> AnyManifest:
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """Give a scratch sibling of ``target`` that takes its place on success and vanishes on any error.
+    """Give a scratch sibling of ``target`` that takes its place on success, or vanishes.
 
-    What an earlier run left at ``target`` stays until the new one is whole; a scratch directory that
-    a killed run left behind is removed first.
+    What an earlier run left at ``target`` stays until the new one is whole; a scratch directory
+    that a killed run left behind is removed first.
 
     Raises:
         StorageFull: The disk or quota filled up while writing.
@@ -174,7 +174,8 @@ def storage_full(error: OSError, target: Path) -> PerscenError:
     """Return the error for a full disk, with how much is free where ``target`` lies."""
     free = shutil.disk_usage(target.parent).free
     return StorageFull(
-        f"the disk filled up while writing {target} ({error.strerror}); {free / 2**20:,.0f} MiB are free there",
+        f"the disk filled up while writing {target} ({error.strerror}); "
+        f"{free / 2**20:,.0f} MiB are free there",
         hint="make room and run the step again; nothing half-written was kept",
     )
 

@@ -68,7 +68,8 @@ class SplitConfig(Section):
         if all(n is not None for n in counted) and all(w is None for w in explicit):
             return self
         raise ValueError(
-            "give train_days, valid_days and test_days, or train, valid and test as [first, last]; not a mix"
+            "give train_days, valid_days and test_days, "
+            "or train, valid and test as [first, last]; not a mix"
         )
 
 
@@ -89,7 +90,7 @@ class OptimConfig(Section):
     decoupled: bool = False
     """AdamW's decay instead of Adam's L2 term."""
     sparse_embeddings: bool = False
-    """Row-wise lazy Adam on the embedding tables: another update rule, faster on huge catalogues."""
+    """Row-wise lazy Adam on the tables: another update rule, faster on huge catalogues."""
 
 
 class BatchConfig(Section):
@@ -113,7 +114,7 @@ class TrainConfig(Section):
     batch: BatchConfig = BatchConfig()
     max_epochs: int = Field(50, ge=1)
     patience: int = Field(5, ge=1)
-    """Epochs without a better unweighted mean over scenarios of validation recall before stopping."""
+    """Epochs without a better validation recall, unweighted mean over scenarios, to stop."""
     min_epochs: int = Field(0, ge=0)
     """Epochs before which patience does not count: past the global-popularity plateau."""
     monitor_k: int = Field(100, ge=1)
@@ -206,8 +207,8 @@ def read_config(path: Path) -> Config:
     """Return the settings in a YAML file.
 
     Raises:
-        ConfigError: The file is missing, is no YAML mapping, or has a key or value that is not allowed;
-            the message names the field's path and, for an unknown key, the nearest right one.
+        ConfigError: The file is missing, is no YAML mapping, or has a key or value that is not
+            allowed; the message names the field and, for an unknown key, the nearest right one.
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as a tree; ``components.exit_codes`` maps each leaf to an exit code.
+"""Everything that can go wrong, as a tree; ``components.exit_codes`` gives each leaf a code.
 
 PerscenError
 ├── ConfigError          a setting is wrong
@@ -45,7 +45,7 @@ class ContractBreach(PerscenError):
 
 
 class ArtifactError(PerscenError):
-    """An artifact is missing, incomplete, of the wrong kind, changed since it was made, or too new."""
+    """An artifact is missing, unfinished, of the wrong kind, changed since made, or too new."""
 
     headline = "an artifact cannot be used"
 

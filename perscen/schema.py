@@ -17,14 +17,14 @@ FIRST_ROW: Final = 2
 
 
 class Field(Section):
-    """A categorical field or a multi-valued one: its name and its number of rows, 0 and 1 included."""
+    """A categorical or multi-valued field: its name and number of rows, 0 and 1 included."""
 
     name: str
     num_rows: int
 
 
 class TowerSchema(Section):
-    """The fields of one tower, in node order: categorical, dense, multi-valued, then the sequence."""
+    """The fields of one tower in node order: categorical, dense, multi-valued, sequence."""
 
     categorical: tuple[Field, ...]
     dense: tuple[str, ...]

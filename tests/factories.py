@@ -42,10 +42,10 @@ def make_splits(
     max_seq_len: int = 50,
     seed: int = 0,
 ) -> Splits:
-    """Return splits of the events: before ``valid_from_ms`` is training, from ``test_from_ms`` on test.
+    """Return splits of the events: training, then ``valid_from_ms`` on, then ``test_from_ms`` on.
 
-    Users and items get one random categorical field besides their id, one dense field, and items one
-    multi-valued field.
+    Users and items get one random categorical field besides their id, one dense field, and items
+    one multi-valued field.
     """
     rng = np.random.default_rng(seed)
     users = _table("u", num_users, rng, bags=0)
@@ -160,7 +160,7 @@ def make_splits(
 def random_events(
     *, num_users: int, num_items: int, num_scenarios: int, per_user: int, days: int, seed: int = 0
 ) -> list[Event]:
-    """Return impressions at random, about half of them clicks, day ``d`` starting at ``d * 86_400_000`` ms."""
+    """Return impressions at random, about half of them clicks; a day has 86,400,000 ms."""
     rng = np.random.default_rng(seed)
     return [
         Event(
@@ -184,7 +184,7 @@ def random_splits(
     max_seq_len: int = 5,
     seed: int = 0,
 ) -> Splits:
-    """Return splits of random events over 10 days: 6 for training, 2 for validation, 2 for the test."""
+    """Return splits of random events: 6 days for training, 2 for validation, 2 for the test."""
     events = random_events(
         num_users=num_users,
         num_items=num_items,
@@ -208,8 +208,8 @@ def random_splits(
 def checkerboard(*, num_users: int = 24, num_items: int = 24, seed: int = 0) -> Splits:
     """Return the scenario checkerboard: who likes what depends on the scenario, and nothing else.
 
-    In scenario 0 users of even row like items of even row and odd users odd ones; in scenario 1 it is
-    the other way round. Each user has clicked all but one of the liked items of each scenario; the
+    In scenario 0 users of even row like items of even row and odd users odd ones; in scenario 1 it
+    is the other way round. Each user has clicked all but one of the liked items of each scenario; the
     withheld one is the validation and the test item. A scenario-blind model cannot tell which.
     """
     events, rng = [], np.random.default_rng(seed)

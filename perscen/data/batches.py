@@ -17,7 +17,7 @@ from perscen.data.splits import FeatureTable, Ragged, Slices, Splits
 
 @dataclass(frozen=True)
 class Packed:
-    """Sequences of item rows laid end to end: row ``b`` is ``values_V[offsets_B1[b]:offsets_B1[b + 1]]``."""
+    """Sequences laid end to end: row ``b`` is ``values_V[offsets_B1[b]:offsets_B1[b + 1]]``."""
 
     values_V: Tensor
     offsets_B1: Tensor
@@ -80,7 +80,7 @@ class UserSource:
         slices: Slices,
         rows_B: NDArray[np.int64],
     ) -> UserBatch:
-        """Return the queries at ``rows_B`` of a table of queries: its users, scenarios and slices."""
+        """Return the queries at ``rows_B`` of a table: its users, scenarios and slices."""
         users = torch.from_numpy(np.asarray(user_B[rows_B], dtype=np.int64)).to(self._device)
         categorical, dense, bags = self._table.gather(users)
         return UserBatch(
@@ -97,7 +97,7 @@ class UserSource:
 
 
 def pack(flat: Tensor, start_B: NDArray[np.int64], end_B: NDArray[np.int64]) -> Packed:
-    """Return the slices ``[start, end)`` of a flat array laid end to end, without a loop over rows."""
+    """Return slices ``[start, end)`` of a flat array laid end to end, without a loop."""
     lengths = torch.from_numpy(np.asarray(end_B - start_B)).to(flat.device)
     offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=flat.device)
     torch.cumsum(lengths, 0, out=offsets[1:])

@@ -50,11 +50,12 @@ class Ragged(Columns):
 class Histories(Columns):
     """Every event of a kept scenario in the three windows that a history can be cut from.
 
-    ``items`` holds clicks sorted by (user, time): a slice is a multi-scenario history. ``spec_items``
-    holds the same clicks sorted by (user, scenario, time): a slice is a scenario-specific one.
-    ``shown_items`` holds impressions without a click, sorted by (user, time). ``*_times_ms`` go with
-    them. ``user_offsets[R + 1]`` bounds each user row in the first two, ``shown_offsets[R + 1]`` in
-    the third, ``spec_offsets[R * S + 1]`` bounds each (user row, scenario) in the second.
+    ``items`` holds clicks sorted by (user, time): a slice is a multi-scenario history.
+    ``spec_items`` holds the same clicks sorted by (user, scenario, time): a slice is a
+    scenario-specific one. ``shown_items`` holds impressions without a click, sorted by (user,
+    time). ``*_times_ms`` go with them. ``user_offsets[R + 1]`` bounds each user row in the first
+    two, ``shown_offsets[R + 1]`` in the third, ``spec_offsets[R * S + 1]`` bounds each (user row,
+    scenario) in the second.
     """
 
     items: Ints
@@ -70,7 +71,7 @@ class Histories(Columns):
 
 @dataclass(frozen=True)
 class Slices(Columns):
-    """Bounds ``[start, end)`` of each row's three histories within :class:`Histories`, at most T long."""
+    """Bounds ``[start, end)`` of each row's histories in :class:`Histories`, at most T long."""
 
     start: Longs
     end: Longs
@@ -94,8 +95,8 @@ class Rows(Columns):
 class Queries(Columns):
     """Evaluation queries (Q), one per (user, scenario) with at least one click in the window.
 
-    ``relevant_offsets[Q + 1]`` bounds each query's set of clicked item rows in ``relevant``, sorted and
-    without repeats. ``user_id`` holds raw ids, since several unknown users share row 0.
+    ``relevant_offsets[Q + 1]`` bounds each query's set of clicked item rows in ``relevant``,
+    sorted and without repeats. ``user_id`` holds raw ids, since several unknown users share row 0.
     """
 
     user: Ints
@@ -107,7 +108,7 @@ class Queries(Columns):
 
 @dataclass(frozen=True)
 class Impressions(Columns):
-    """The training window's impressions in kept scenarios, clicked or not, sorted by (user, time)."""
+    """Impressions of the training window in kept scenarios, sorted by (user, time)."""
 
     user: Ints
     item: Ints
@@ -119,7 +120,7 @@ class Impressions(Columns):
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """The features of every user or item, one row each; rows 0 and 1 are the unknown and the missing.
+    """Features of every user or item, one row each; row 0 is the unknown, row 1 the missing.
 
     Attributes:
         ids: Raw ids ``[R]``; empty at rows 0 and 1.
@@ -160,10 +161,10 @@ class Splits:
         train: Rows of kept users in the training window; ``train_slices`` their histories.
         valid, test: Queries; their slices are frozen at the window's start.
         histories: The flat arrays all slices point into.
-        served: Slices ``[R * S]`` per (user row, scenario) up to and including the logical date: what a
-            published bundle serves. Row ``u * S + s``.
-        vocabularies: Values per field by tower ("user/<field>", "item/<field>"); position ``i`` is row
-            ``i + 2``. The key "items" lists the whole catalogue, in the order of the item table.
+        served: Slices ``[R * S]`` per (user row, scenario) up to and including the logical date:
+            what a published bundle serves. Row ``u * S + s``.
+        vocabularies: Values per field by tower ("user/<field>", "item/<field>"); position ``i`` is
+            row ``i + 2``. The key "items" lists the whole catalogue, in the order of the item table.
         scalers: ``(mean, sd)`` of ``log(1 + max(x, 0))`` per dense field, same keys.
     """
 

@@ -55,10 +55,10 @@ class TwoTower(nn.Module, ABC):
 
     @abstractmethod
     def encode_items(self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor) -> Tensor:
-        """Return vectors ``[P, G]``: of the item at position ``index_P`` of ``items``, in a scenario.
+        """Return vectors ``[P, G]``: of the item at ``index_P`` of ``items``, in a scenario.
 
-        What does not depend on the scenario is computed once per item of ``items`` (M), however many
-        pairs point to it.
+        What does not depend on the scenario is computed once per item of ``items`` (M), however
+        many pairs point to it.
         """
 
     def start_from(self, splits: Splits) -> None:
