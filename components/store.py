@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, TypeVar
-from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
-from perscen.errors import ArtifactError, PerscenError, StorageFull
+from perscen.errors import ArtifactError
 from perscen.manifests import MANIFEST, AnyManifest, Manifest, RawLogManifest
+from perscen.staging import staged as staged
+from perscen.staging import storage_full as storage_full
 
 M = TypeVar("M", bound=BaseModel)
 S = TypeVar("S", bound=Manifest)
@@ -26,7 +23,6 @@ MANIFEST_NAME: Final = "manifest.json"
 SOURCE_NAME: Final = "source.json"
 VOLATILE: Final = frozenset({"run.json", "data_docs", "index.html", "release.json"})
 """Names that differ from run to run: outside digests and what DVC hashes (``.dvcignore``)."""
-_STAGED_PREFIX: Final = ".staged-"
 
 
 @dataclass(frozen=True)
@@ -142,53 +138,3 @@ def _parse(text: str, *, origin: Path) -> AnyManifest:
         raise ArtifactError(
             f"{origin} is not a manifest: {exc}", hint="run the step that makes it again"
         ) from exc
-
-
-@contextmanager
-def staged(target: Path) -> Iterator[Path]:
-    """Give a scratch sibling of ``target`` that takes its place on success, or vanishes.
-
-    What an earlier run left at ``target`` stays until the new one is whole; a scratch directory
-    that a killed run left behind is removed first.
-
-    Raises:
-        StorageFull: The disk or quota filled up while writing.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for stale in target.parent.glob(f"{_STAGED_PREFIX}{target.name}-*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    scratch = target.parent / f"{_STAGED_PREFIX}{target.name}-{uuid4().hex[:8]}"
-    scratch.mkdir()
-    try:
-        yield scratch
-        _swap(scratch, target)
-    except OSError as exc:
-        if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise storage_full(exc, target) from exc
-        raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def storage_full(error: OSError, target: Path) -> PerscenError:
-    """Return the error for a full disk, with how much is free where ``target`` lies."""
-    free = shutil.disk_usage(target.parent).free
-    return StorageFull(
-        f"the disk filled up while writing {target} ({error.strerror}); "
-        f"{free / 2**20:,.0f} MiB are free there",
-        hint="make room and run the step again; nothing half-written was kept",
-    )
-
-
-def _swap(scratch: Path, target: Path) -> None:
-    for path in sorted(scratch.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    if target.exists():
-        old = scratch.with_name(scratch.name + "-old")
-        target.rename(old)
-        scratch.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        scratch.rename(target)
