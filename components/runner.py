@@ -48,7 +48,13 @@ class Task:
 
 
 def run_step(
-    name: str, *, config: Path, logical_date: date, inputs: Mapping[str, Path], output: Path
+    name: str,
+    *,
+    config: Path,
+    logical_date: date,
+    inputs: Mapping[str, Path],
+    output: Path,
+    run_id: str | None = None,
 ) -> AnyManifest:
     """Run one step and return its sealed manifest.
 
@@ -67,7 +73,7 @@ def run_step(
         )
     artifacts = {key: _open(key, inputs[key]) for key in step.inputs}
     sections = {section: getattr(settings, section) for section in step.sections}
-    run_id = uuid4().hex
+    run_id = run_id or uuid4().hex
     started = time.monotonic()
     module = importlib.import_module(f"components.steps.{name}")
     with staged(output) as scratch:

@@ -209,8 +209,8 @@ def checkerboard(*, num_users: int = 24, num_items: int = 24, seed: int = 0) -> 
     """Return the scenario checkerboard: who likes what depends on the scenario, and nothing else.
 
     In scenario 0 users of even row like items of even row and odd users odd ones; in scenario 1 it
-    is the other way round. Each user has clicked all but one of the liked items of each scenario; the
-    withheld one is the validation and the test item. A scenario-blind model cannot tell which.
+    is the other way round. Each user has clicked all but one of the liked items of each scenario;
+    the withheld one is the validation and the test item. A scenario-blind model cannot tell which.
     """
     events, rng = [], np.random.default_rng(seed)
     for user in range(FIRST_ROW, num_users + FIRST_ROW):
@@ -219,9 +219,11 @@ def checkerboard(*, num_users: int = 24, num_items: int = 24, seed: int = 0) -> 
                 i for i in range(FIRST_ROW, num_items + FIRST_ROW) if (i + user + scenario) % 2 == 0
             ]
             withheld = liked[(user // 2) % len(liked)]
-            for item in liked:
-                if item != withheld:
-                    events.append(Event(user, item, scenario, int(rng.integers(1_000))))
+            events += [
+                Event(user, item, scenario, int(rng.integers(1_000)))
+                for item in liked
+                if item != withheld
+            ]
             events += [
                 Event(user, withheld, scenario, 1_000),
                 Event(user, withheld, scenario, 2_000),

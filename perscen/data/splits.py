@@ -164,7 +164,7 @@ class Splits:
         served: Slices ``[R * S]`` per (user row, scenario) up to and including the logical date:
             what a published bundle serves. Row ``u * S + s``.
         vocabularies: Values per field by tower ("user/<field>", "item/<field>"); position ``i`` is
-            row ``i + 2``. The key "items" lists the whole catalogue, in the order of the item table.
+            row ``i + 2``. The key "items" lists the whole catalogue, in the item table's order.
         scalers: ``(mean, sd)`` of ``log(1 + max(x, 0))`` per dense field, same keys.
     """
 

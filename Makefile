@@ -1,0 +1,46 @@
+# One line per verb; `make demo` and `make test` set up what they need.
+FAISS ?= cpu
+DATA ?= synthetic
+PYTHON ?= python3.11
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export OMP_NUM_THREADS ?= 2
+PYTEST = python -m pytest -n 2 --dist loadfile
+
+.PHONY: setup demo test test-fast test-slow check render docs bench
+
+setup: .venv/ready  ## one environment, pinned
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[$(FAISS),airflow,kfp,dev]'
+	touch $@
+
+demo: setup  ## the main job end to end: make demo [DATA=kuairand-pure FROM=DIR]
+	perscen data $(DATA) $(if $(FROM),--from $(FROM)) --to data/raw
+	dvc repro
+	perscen summary
+
+test: setup check  ## lint, types, and every test but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-fast: setup  ## under a minute
+	$(PYTEST) -m "not slow and not medium"
+
+test-slow: setup  ## real slice, replays, faults
+	$(PYTEST) -m slow
+
+check: setup  ## lint, format, types, layers
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+render: setup  ## files made from code
+	perscen render
+	perscen params > params.yaml
+	python docs/render.py
+
+docs: render
+
+bench: setup  ## ratios, measured in one run
+	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[$(FAISS),bench]'
+	python -m bench

@@ -1,0 +1,183 @@
+"""The command line: ``python -m components STEP`` for machines, ``perscen`` for people."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import logging
+import os
+import signal
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import click
+
+from components import logs
+from components.exit_codes import OUR_BUG, exit_code
+from components.pipeline import PIPELINE, Step
+from perscen.errors import PerscenError, StorageFull
+
+logger = logging.getLogger(__name__)
+
+_QUIET: Final = {
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "False",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MPLBACKEND": "agg",
+    "TQDM_DISABLE": "1",
+}
+"""No library phones home, and only our own progress bars are drawn."""
+
+_MODULES: Final = {
+    "data": ("components.data_commands:data", "Bring logs into the raw layout."),
+    "params": ("components.settings_commands:params", "Print a complete params.yaml for a recipe."),
+    "render": ("components.settings_commands:render", "Write dvc.yaml from the pipeline's graph."),
+    "retrieve": ("components.retrieve_command:retrieve", "Ask a release for a user's items."),
+    "summary": ("components.summary_command:summary", "Say how the last run ended."),
+}
+"""Where each command for people lives; a module loads only when its command is called."""
+
+
+class _Commands(click.Group):
+    """The steps of the pipeline, and what people need besides; modules load when called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        return [step.name for step in PIPELINE.steps] + sorted(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name in _MODULES:
+            module, name = _MODULES[cmd_name][0].split(":")
+            command: click.Command = getattr(importlib.import_module(module), name)
+            return command
+        names = [step.name for step in PIPELINE.steps]
+        return _step_command(PIPELINE[cmd_name]) if cmd_name in names else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Steps, in the order they run"):
+            formatter.write_dl([(step.name, step.summary) for step in PIPELINE.steps])
+        with formatter.section("For people"):
+            formatter.write_dl([(name, text) for name, (_, text) in sorted(_MODULES.items())])
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="perscen")
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "text"]),
+    default="auto",
+    show_default=True,
+    help="JSON lines, or text; auto writes text at a terminal.",
+)
+@click.pass_context
+def program(ctx: click.Context, log_format: logs.Format) -> None:
+    """Retrain a multi-scenario retrieval model every day and ship it safely.
+
+    \b
+    perscen data synthetic            a raw log to start with
+    dvc repro                         all steps, only what changed
+    perscen summary                   verdict, release, report, an example
+    perscen retrieve --user 712 --scenario 1 --k 10
+
+    Completion for your shell: eval "$(_PERSCEN_COMPLETE=bash_source perscen)"
+    """  # noqa: D301 (click reads the backspace: keep these lines as they are)
+    ctx.obj = uuid4().hex
+    logs.configure(run_id=ctx.obj, step=ctx.invoked_subcommand or "", style=log_format)
+
+
+def _step_command(step: Step) -> click.Command:
+    """Return the command that runs one step: its inputs, its output, and nothing else."""
+    pair = (str, click.Path(path_type=Path))
+    inputs = " ".join(f"--in {name} PATH" for name in step.inputs)
+    epilog = (
+        f"Example: python -m components {step.name} --config params.yaml --logical-date 2022-05-05 "
+    )
+    epilog += f"{inputs} --out {step.output} PATH"
+
+    @click.pass_obj
+    def run(
+        run_id: str,
+        config: Path,
+        logical_date: datetime,
+        inputs: tuple[tuple[str, Path], ...],
+        output: tuple[str, Path],
+    ) -> None:
+        from components.runner import run_step  # heavy: only when a step really runs
+
+        if output[0] != step.output:
+            raise click.UsageError(f"{step.name} makes {step.output!r}, not {output[0]!r}")
+        if unknown := sorted({name for name, _ in inputs} - set(step.inputs)):
+            raise click.UsageError(f"{step.name} does not read {', '.join(unknown)}")
+        run_step(
+            step.name,
+            config=config,
+            logical_date=logical_date.date(),
+            inputs=dict(inputs),
+            output=output[1],
+            run_id=run_id,
+        )
+
+    options: list[click.Parameter] = [
+        click.Option(
+            ["--config"], type=click.Path(path_type=Path), default="params.yaml", show_default=True
+        ),
+        click.Option(
+            ["--logical-date"],
+            type=click.DateTime(["%Y-%m-%d"]),
+            required=True,
+            help="Last day of the test window.",
+        ),
+        click.Option(["--in", "inputs"], type=pair, multiple=True, metavar="NAME PATH"),
+        click.Option(["--out", "output"], type=pair, required=True, metavar="NAME PATH"),
+    ]
+    return click.Command(
+        step.name, params=options, callback=run, help=f"{step.summary.capitalize()}.", epilog=epilog
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the program and leave with the exit code of what happened."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(_run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
+    try:
+        program.main(args=argv, prog_name="perscen", standalone_mode=False)
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; nothing half-written was kept", err=True)
+        return exit_code(KeyboardInterrupt())
+    except PerscenError as exc:
+        return _explain(exc)
+    except OSError as exc:
+        if exc.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            return _our_bug(exc)
+        return _explain(StorageFull(f"the disk is full: {exc}", hint="make room and run it again"))
+    except Exception as exc:  # noqa: BLE001 (the last door: anything else is our bug, told in full)
+        return _our_bug(exc)
+    return 0
+
+
+def _explain(error: PerscenError) -> int:
+    code = exit_code(error)
+    logger.debug("step failed", extra={"exit_code": code})
+    click.secho(f"{error.headline}: {error.message}", fg="red", err=True)
+    if error.hint:
+        click.echo(f"  what to do: {error.hint}", err=True)
+    return code
+
+
+def _our_bug(error: BaseException) -> int:
+    logger.error("this is a bug in perscen", exc_info=error)
+    return OUR_BUG
