@@ -102,19 +102,24 @@ def test_a_missing_artifact_and_one_of_another_kind_are_told_apart(tmp_path):
         open_artifact(tmp_path / "report", kind="model")
 
 
+def die_halfway(path: Path, error: BaseException) -> None:
+    with staged(path) as scratch:
+        (scratch / "half").write_text("half")
+        raise error
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom"), MemoryError()])
 def test_a_step_that_dies_leaves_what_was_there_and_nothing_else(tmp_path, error):
     before = make(tmp_path / "report")
-    with pytest.raises(type(error)), staged(tmp_path / "report") as scratch:
-        (scratch / "half").write_text("half")
-        raise error
+    with pytest.raises(type(error)):
+        die_halfway(tmp_path / "report", error)
     assert open_artifact(tmp_path / "report", kind="report").manifest == before
     assert leftovers(tmp_path / "report") == []
 
 
 def test_a_full_disk_is_said_in_words_and_leaves_nothing(tmp_path):
-    with pytest.raises(StorageFull, match="MiB are free"), staged(tmp_path / "report"):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(StorageFull, match="MiB are free"):
+        die_halfway(tmp_path / "report", OSError(errno.ENOSPC, "No space left on device"))
     assert leftovers(tmp_path / "report") == []
     assert not (tmp_path / "report").exists()
 
