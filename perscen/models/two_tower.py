@@ -49,6 +49,11 @@ class TwoTower(nn.Module, ABC):
     def dim(self) -> int:
         """Width G of both towers' vectors."""
 
+    @property
+    def num_codes(self) -> int:
+        """Size of the codebook; 0 for a model without one."""
+        return 0
+
     @abstractmethod
     def encode_users(self, users: UserBatch) -> EncodedUsers:
         """Return the vectors ``[B, G]`` of queries, each within its scenario."""
