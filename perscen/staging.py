@@ -14,21 +14,25 @@ from uuid import uuid4
 from perscen.errors import PerscenError, StorageFull
 
 _STAGED_PREFIX: Final = ".staged-"
+_OLD: Final = "-old"
 
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """Give a scratch sibling of ``target`` that takes its place on success and vanishes on any error.
+    """Give a scratch sibling of ``target`` that takes its place on success, or vanishes.
 
-    What an earlier run left at ``target`` stays until the new one is whole; a scratch directory that
-    a killed run left behind is removed first.
+    What an earlier run left at ``target`` stays until the new one is whole; a scratch directory
+    that a killed run left behind is removed first.
 
     Raises:
         StorageFull: The disk or quota filled up while writing.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for stale in target.parent.glob(f"{_STAGED_PREFIX}{target.name}-*"):
-        shutil.rmtree(stale, ignore_errors=True)
+        if stale.name.endswith(_OLD) and not target.exists():
+            stale.rename(target)  # killed between the two renames of a swap
+        else:
+            shutil.rmtree(stale, ignore_errors=True)
     scratch = target.parent / f"{_STAGED_PREFIX}{target.name}-{uuid4().hex[:8]}"
     scratch.mkdir()
     try:
@@ -58,7 +62,7 @@ def _swap(scratch: Path, target: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     if target.exists():
-        old = scratch.with_name(scratch.name + "-old")
+        old = scratch.with_name(scratch.name + _OLD)
         target.rename(old)
         try:
             scratch.rename(target)
