@@ -73,7 +73,7 @@ def exact_top_k(user_BG: Tensor, item_VG: Tensor, k: int) -> tuple[Tensor, Tenso
     """
     k = min(k, len(item_VG))
     rows_per_block = max(1, _SCORES_PER_BLOCK // max(1, len(item_VG)))
-    blocks = [_top_k(block_BG @ item_VG.T, k) for block_BG in user_BG.split(rows_per_block)]
+    blocks = [_top_k(block_BG @ item_VG.T, k) for block_BG in torch.split(user_BG, rows_per_block)]
     scores, positions = zip(*blocks, strict=True)
     return torch.cat(scores), torch.cat(positions)
 
