@@ -1,0 +1,102 @@
+"""``perscen summary``: how the last run ended, in a dozen lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from perscen.errors import ArtifactError
+from perscen.evaluation.verdict import Decision, Outcome, Verdict, read_verdict
+
+_COLOURS: Final = {
+    Outcome.PASS: "green",
+    Outcome.WATCH: "yellow",
+    Outcome.INSUFFICIENT: "yellow",
+    Outcome.FAIL: "red",
+}
+
+
+@click.command()
+@click.option(
+    "--artifacts",
+    type=click.Path(path_type=Path),
+    default="artifacts",
+    show_default=True,
+    help="Where the run's artifacts lie.",
+)
+@click.option("--k", type=click.IntRange(min=1), default=10, show_default=True)
+def summary(artifacts: Path, k: int) -> None:
+    """Say how the last run ended: verdict, release, report, and an example."""
+    console = Console()
+    verdict = read_verdict(artifacts / "verdict")
+    console.print(_verdict_table(verdict))
+    console.print(verdict.summary)
+    if verdict.decision is Decision.PROMOTE:
+        _show_release(console, artifacts / "release" / "release.json", verdict, k=k)
+    page = (artifacts / "report" / "index.html").resolve()
+    if page.exists():
+        console.print(f"\nReport: {page.as_uri()}", soft_wrap=True)
+
+
+def _verdict_table(verdict: Verdict) -> Table:
+    against = verdict.scenarios[0].compared_with.replace("_", " ") if verdict.scenarios else ""
+    table = Table(
+        title=f"Verdict for {verdict.logical_date}: {verdict.decision.value}", title_justify="left"
+    )
+    table.add_column("scenario")
+    for name in ("users", f"recall@{verdict.k}", "popularity", f"Δ to {against}", "margin"):
+        table.add_column(name, justify="right")
+    table.add_column("outcome")
+    for row in verdict.scenarios:
+        table.add_row(
+            row.scenario,
+            f"{row.num_users:,}",
+            _percent(row.candidate_recall),
+            _percent(row.popularity_recall),
+            _interval(row.difference, row.low, row.high),
+            _percent(row.margin),
+            f"[{_COLOURS[row.outcome]}]{row.outcome.value}[/] {row.policy or ''}",
+        )
+    return table
+
+
+def _show_release(console: Console, record: Path, verdict: Verdict, *, k: int) -> None:
+    try:
+        release = json.loads(record.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"there is no {record}", hint="run `publish`") from None
+    console.print(f"\nReleased: {release['name']} version {release['version']}", soft_wrap=True)
+
+    from perscen.retrieval.retriever import Retriever
+
+    from components.adapters.registry import Registry  # MLflow: only when there is a release
+
+    bundle = Registry(name=release["name"]).resolve(
+        f"models:/{release['name']}/{release['version']}"
+    )
+    retriever = Retriever.open(bundle)
+    user = retriever.known_users()[0]
+    scenarios = [row.scenario for row in verdict.scenarios][:2]
+    table = Table(title=f"Top {k} for user {user}", title_justify="left")
+    table.add_column("rank", justify="right")
+    for scenario in scenarios:
+        table.add_column(f"scenario {scenario}")
+    lists = [retriever.retrieve(user=user, scenario=scenario, k=k) for scenario in scenarios]
+    for rank, row in enumerate(zip(*lists, strict=True), start=1):
+        table.add_row(str(rank), *(f"{item}  {score:.3f}" for item, score in row))
+    console.print(table)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.2%}"
+
+
+def _interval(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None or low is None or high is None:
+        return "–"
+    return f"{100 * value:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
