@@ -1,0 +1,84 @@
+"""A checkpoint that an interrupted training goes on from as if nothing had happened."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+_NAME: Final = "checkpoint.pt"
+
+
+class Checkpoint:
+    """One file in a directory that outlives the process.
+
+    Args:
+        directory: Where it lies; made when first needed.
+        fingerprint: What the training follows from (splits, settings, seed, code). A checkpoint
+            with another one is not taken up.
+        every_s: Seconds between two writings.
+    """
+
+    def __init__(self, directory: Path, *, fingerprint: str, every_s: float) -> None:
+        self._directory = directory
+        self._path = directory / _NAME
+        self._fingerprint = fingerprint
+        self._every_s = every_s
+        self._written_at = time.monotonic()
+
+    def due(self) -> bool:
+        """Return whether it is time to write again."""
+        return time.monotonic() - self._written_at >= self._every_s
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write the state in place of the last one, whole or not at all.
+
+        Raises:
+            OSError: The disk is full or not writable; the last checkpoint stays.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        # Through memory: torch turns a full disk into an error that no longer says so.
+        buffer = io.BytesIO()
+        torch.save({"fingerprint": self._fingerprint, "state": dict(state)}, buffer)
+        scratch = self._path.with_suffix(".new")
+        try:
+            scratch.write_bytes(buffer.getbuffer())
+            scratch.replace(self._path)
+        finally:
+            scratch.unlink(missing_ok=True)
+        self._written_at = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state on the CPU, or None when there is none of this training."""
+        if not self._path.exists():
+            return None
+        try:
+            saved = torch.load(self._path, map_location="cpu", weights_only=True)
+            fingerprint, state = saved["fingerprint"], dict(saved["state"])
+        except (
+            OSError,
+            RuntimeError,
+            EOFError,
+            pickle.UnpicklingError,
+            KeyError,
+            TypeError,
+        ) as exc:
+            logger.warning("checkpoint unreadable, starting afresh", extra={"reason": str(exc)})
+            return None
+        if fingerprint != self._fingerprint:
+            logger.info("checkpoint of other data, settings or code, starting afresh")
+            return None
+        return state
+
+    def remove(self) -> None:
+        """Delete the checkpoint and its directory; the training is over."""
+        shutil.rmtree(self._directory, ignore_errors=True)

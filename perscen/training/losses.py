@@ -1,0 +1,168 @@
+"""The training objectives, and the two ways to compute their logits.
+
+The *grouped* way runs the user tower once per positive and the item tower once per distinct
+(item, scenario); the *naive* way runs both once per (positive, candidate) pair and is the reference
+the other is tested against. Both give the same loss and, up to the order of sums, the same
+gradient.
+
+Letters: B positives, C candidates per positive (its own item among them), P pairs, M catalogue
+items, G width of both towers' vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from perscen.config import TrainConfig
+from perscen.data.batches import ItemSource, UserBatch, UserSource
+from perscen.data.sampling import NegativeSampler
+from perscen.data.splits import Splits
+from perscen.models.two_tower import TwoTower
+from perscen.schema import FIRST_ROW
+
+Longs = NDArray[np.int64]
+_WHOLE_CATALOGUE_FROM = 2
+"""Candidates per catalogue item from which a step meets nearly all items (1 - exp(-2) = 86 %):
+then the whole catalogue is encoded, and no features have to be gathered."""
+
+
+@dataclass(frozen=True)
+class BatchLoss:
+    """The loss of one step: a task loss per positive, and the model's own term, already a mean."""
+
+    task_B: Tensor
+    auxiliary: Tensor
+    total: Tensor
+    """What is minimised: the mean of ``task_B`` plus the weighted ``auxiliary``, eq. (18)."""
+
+
+def binary_cross_entropy(logits_BC: Tensor, target_B: Tensor) -> Tensor:
+    """Return ``[B]``: the mean over a positive's pairs of eq. (17), clicked against not clicked."""
+    labels_BC = F.one_hot(target_B, logits_BC.shape[1]).to(logits_BC.dtype)
+    return F.binary_cross_entropy_with_logits(logits_BC, labels_BC, reduction="none").mean(dim=1)
+
+
+def softmax_cross_entropy(logits_BC: Tensor, target_B: Tensor) -> Tensor:
+    """Return ``[B]``: minus the log of the positive's share in the softmax over its candidates."""
+    return F.cross_entropy(logits_BC, target_B, reduction="none")
+
+
+class Objective:
+    """Computes the loss of a batch of training rows, as the settings ask for it."""
+
+    def __init__(
+        self, model: TwoTower, splits: Splits, config: TrainConfig, *, device: torch.device
+    ) -> None:
+        self._model = model
+        self._config = config
+        self._device = device
+        self._train = splits.train
+        self._slices = splits.train_slices
+        self._users = UserSource(splits, device=device)
+        self._items = ItemSource(splits.items, device=device)
+        self._catalogue_M = torch.arange(FIRST_ROW, self._items.num_rows, device=device)
+        self._catalogue = self._items.batch(self._catalogue_M)
+        self._row_loss = binary_cross_entropy if config.loss == "bce" else softmax_cross_entropy
+        self._sampler = (
+            None
+            if config.loss == "full_softmax"
+            else NegativeSampler(
+                splits.train,
+                num_item_rows=self._items.num_rows,
+                config=config.neg,
+                seed=config.seed,
+            )
+        )
+
+    def __call__(self, rows_B: Longs, *, epoch: int, step: int) -> BatchLoss:
+        """Return the loss of the training rows ``[B]``; negatives follow from epoch and step."""
+        positive_B = self._on_device(np.asarray(self._train.item[rows_B], dtype=np.int64))
+        if self._sampler is None:
+            candidates_BC = self._catalogue_M.expand(len(rows_B), -1)
+            target_B = positive_B - FIRST_ROW
+        else:
+            negatives_BN = self._on_device(self._sampler.draw(rows_B, epoch=epoch, step=step))
+            candidates_BC = torch.cat([positive_B[:, None], negatives_BN], dim=1)
+            target_B = torch.zeros_like(positive_B)
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._config.amp):
+            if not self._config.dedup:
+                logits_BC, auxiliary = self._naive(rows_B, candidates_BC)
+            elif self._sampler is None:
+                logits_BC, auxiliary = self._over_the_catalogue(rows_B)
+            else:
+                logits_BC, auxiliary = self._grouped(rows_B, candidates_BC)
+        if logits_BC.dtype == torch.bfloat16:
+            logits_BC = logits_BC.float()
+        task_B = self._row_loss(logits_BC, target_B)
+        total = task_B.mean() + self._config.vq_weight * auxiliary
+        return BatchLoss(task_B=task_B, auxiliary=auxiliary, total=total)
+
+    def _naive(self, rows_B: Longs, candidates_BC: Tensor) -> tuple[Tensor, Tensor]:
+        """One row per pair: both towers run for each, as most public code does it."""
+        batch = self._user_batch(np.repeat(rows_B, candidates_BC.shape[1]))
+        users = self._model.encode_users(batch)
+        items_P = candidates_BC.reshape(-1)
+        vectors_PG = self._model.encode_items(
+            self._items.batch(items_P),
+            torch.arange(len(items_P), device=self._device),
+            batch.scenario_B,
+        )
+        logits_P = (users.vectors_BG * vectors_PG).sum(dim=1)
+        return logits_P.view(candidates_BC.shape), users.auxiliary_loss
+
+    def _grouped(self, rows_B: Longs, candidates_BC: Tensor) -> tuple[Tensor, Tensor]:
+        batch = self._user_batch(rows_B)
+        users = self._model.encode_users(batch)
+        # One key per (item, scenario): item vectors depend on the scenario, so the tower runs once
+        # per distinct pair.
+        keys_BC = batch.scenario_B[:, None] * self._items.num_rows + candidates_BC
+        keys_P, pair_BC = torch.unique(keys_BC, return_inverse=True)
+        items_P = keys_P % self._items.num_rows
+        if candidates_BC.numel() >= _WHOLE_CATALOGUE_FROM * len(self._catalogue_M):
+            items, index_P = self._catalogue, items_P - FIRST_ROW
+        else:
+            rows_M, index_P = torch.unique(items_P, return_inverse=True)
+            items = self._items.batch(rows_M)
+        vectors_PG = self._model.encode_items(items, index_P, keys_P // self._items.num_rows)
+        candidates_BCG = F.embedding(pair_BC, vectors_PG)
+        logits_BC = (candidates_BCG @ users.vectors_BG[:, :, None]).squeeze(-1)
+        return logits_BC, users.auxiliary_loss
+
+    def _over_the_catalogue(self, rows_B: Longs) -> tuple[Tensor, Tensor]:
+        batch = self._user_batch(rows_B)
+        users = self._model.encode_users(batch)
+        present_S, which_B = torch.unique(batch.scenario_B, return_inverse=True)
+        num_items = len(self._catalogue_M)
+        vectors_PG = self._model.encode_items(
+            self._catalogue,
+            torch.arange(num_items, device=self._device).repeat(len(present_S)),
+            present_S.repeat_interleave(num_items),
+        )
+        if len(present_S) == 1:
+            return users.vectors_BG @ vectors_PG.T, users.auxiliary_loss
+        # A scenario's rows meet that scenario's item vectors alone; then back into batch order.
+        order_B = torch.argsort(which_B, stable=True)
+        sizes = torch.bincount(which_B).tolist()
+        logits_BM = torch.cat(
+            [
+                rows_BG @ items_MG.T
+                for rows_BG, items_MG in zip(
+                    torch.split(users.vectors_BG[order_B], sizes),
+                    torch.split(vectors_PG, num_items),
+                    strict=True,
+                )
+            ]
+        )
+        return logits_BM[torch.argsort(order_B)], users.auxiliary_loss
+
+    def _user_batch(self, rows_B: Longs) -> UserBatch:
+        return self._users.batch(self._train.user, self._train.scenario, self._slices, rows_B)
+
+    def _on_device(self, values: Longs) -> Tensor:
+        return torch.from_numpy(values).to(self._device)

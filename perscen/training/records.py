@@ -1,0 +1,53 @@
+"""What is written down of each epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perscen.manifests import Record
+from perscen.training.losses import BatchLoss
+from perscen.training.validation import Validation
+
+
+class EpochRecord(Record):
+    """What is known of an epoch: losses are means over its positives, recalls lie in [0, 1]."""
+
+    epoch: int
+    """Counted from 1."""
+    loss: float
+    task_loss: float
+    auxiliary_loss: float
+    recall: dict[str, float]
+    macro_recall: float
+    code_usage: dict[str, float]
+    code_perplexity: dict[str, float]
+
+
+@dataclass
+class LossSums:
+    """Losses of an epoch so far, weighted by positives."""
+
+    loss: float = 0.0
+    task: float = 0.0
+    auxiliary: float = 0.0
+    weight: int = 0
+
+    def add(self, loss: BatchLoss, total: float, *, weight: int) -> None:
+        """Add a step of ``weight`` positives whose loss was ``total``."""
+        self.loss += weight * total
+        self.task += float(loss.task_B.detach().sum())
+        self.auxiliary += weight * float(loss.auxiliary.detach())
+        self.weight += weight
+
+    def record(self, epoch: int, validation: Validation) -> EpochRecord:
+        """Return the epoch's record: mean losses, and how the validation went."""
+        return EpochRecord(
+            epoch=epoch,
+            loss=self.loss / self.weight,
+            task_loss=self.task / self.weight,
+            auxiliary_loss=self.auxiliary / self.weight,
+            recall=validation.recall,
+            macro_recall=validation.macro_recall,
+            code_usage=validation.code_usage,
+            code_perplexity=validation.code_perplexity,
+        )

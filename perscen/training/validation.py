@@ -1,0 +1,142 @@
+"""What an epoch is judged by: validation recall per scenario, and how the codebook is used.
+
+Letters: Q queries, S scenarios, M catalogue items, G width of both towers' vectors, K retrieved
+items, C codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from perscen.data.batches import ItemSource, UserSource
+from perscen.data.splits import Splits
+from perscen.errors import ConfigError
+from perscen.evaluation.metrics import find_hits, mean_over_users, relevant_of
+from perscen.models.two_tower import TwoTower
+from perscen.retrieval.exact import catalogue_vectors, exact_top_k
+from perscen.schema import FIRST_ROW
+
+_QUERIES_AT_ONCE = 2048
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One look at the validation queries.
+
+    Attributes:
+        recall: Mean Recall@K over the users of each scenario that has any, in [0, 1].
+        code_counts: Queries of each scenario that fell on each code; empty without a codebook.
+        not_finite: The first scenario with a vector that is not finite, or None.
+    """
+
+    recall: dict[str, float]
+    code_counts: dict[str, list[int]]
+    not_finite: str | None
+
+    @property
+    def macro_recall(self) -> float:
+        """Unweighted mean of the recall over scenarios."""
+        return float(np.mean(list(self.recall.values())))
+
+    @property
+    def code_usage(self) -> dict[str, float]:
+        """Share of the codebook that any query of the scenario fell on, in [0, 1]."""
+        return {s: float(np.mean(np.array(c) > 0)) for s, c in self.code_counts.items()}
+
+    @property
+    def code_perplexity(self) -> dict[str, float]:
+        """Number of codes that would be as hard to guess if used evenly, at least 1."""
+        return {s: _perplexity(np.array(c)) for s, c in self.code_counts.items()}
+
+
+class Validator:
+    """Answers the validation queries exactly, over the whole catalogue.
+
+    Raises:
+        ConfigError: The validation window has no clicks, or ``k`` exceeds the catalogue.
+    """
+
+    def __init__(self, splits: Splits, *, k: int, device: torch.device) -> None:
+        self._splits = splits
+        self._k = k
+        self._users = UserSource(splits, device=device)
+        self._items = ItemSource(splits.items, device=device)
+        num_items = self._items.num_rows - FIRST_ROW
+        if k > num_items:
+            raise ConfigError(
+                f"train.monitor_k is {k:,}, but the catalogue has {num_items:,} items",
+                hint=f"give at most {num_items:,}",
+            )
+        if not len(splits.valid.user):
+            raise ConfigError(
+                "the validation window has no click in any scenario, so no epoch can be judged",
+                hint="widen split.valid or split.valid_days",
+            )
+
+    def __call__(self, model: TwoTower) -> Validation:
+        """Return the recall and code counts of a model as it is; it is left in training mode."""
+        model.eval()
+        vectors_QG, codes_Q = self._encode_queries(model)
+        vectors_SMG = catalogue_vectors(model, self._items)
+        recall = {
+            name: self._recall(vectors_QG, vectors_SMG[scenario], scenario)
+            for scenario, name in enumerate(self._splits.schema.scenarios)
+            if len(self._rows_of(scenario))
+        }
+        broken = [
+            name
+            for scenario, name in enumerate(self._splits.schema.scenarios)
+            if not (
+                vectors_SMG[scenario].isfinite().all()
+                and vectors_QG[self._rows_of(scenario)].isfinite().all()
+            )
+        ]
+        model.train()
+        return Validation(
+            recall=recall,
+            code_counts=self._count(codes_Q, num_codes=model.num_codes),
+            not_finite=next(iter(broken), None),
+        )
+
+    def _rows_of(self, scenario: int) -> NDArray[np.int64]:
+        return np.flatnonzero(self._splits.valid.scenario == scenario)
+
+    @torch.inference_mode()
+    def _encode_queries(self, model: TwoTower) -> tuple[Tensor, NDArray[np.int64] | None]:
+        valid, slices = self._splits.valid, self._splits.valid_slices
+        num_blocks = -(-len(valid.user) // _QUERIES_AT_ONCE)
+        blocks = [
+            model.encode_users(self._users.batch(valid.user, valid.scenario, slices, rows))
+            for rows in np.array_split(np.arange(len(valid.user)), num_blocks)
+        ]
+        codes = [b.codes_B.cpu().numpy() for b in blocks if b.codes_B is not None]
+        vectors_QG = torch.cat([block.vectors_BG for block in blocks])
+        return vectors_QG, np.concatenate(codes) if codes else None
+
+    def _recall(self, vectors_QG: Tensor, vectors_MG: Tensor, scenario: int) -> float:
+        rows_Q = self._rows_of(scenario)
+        _, places_QK = exact_top_k(vectors_QG[rows_Q], vectors_MG, self._k)
+        hits = find_hits(
+            places_QK.cpu().numpy() + FIRST_ROW, relevant_of(self._splits.valid, rows_Q)
+        )
+        return mean_over_users(hits.recall_at(self._k))
+
+    def _count(self, codes_Q: NDArray[np.int64] | None, *, num_codes: int) -> dict[str, list[int]]:
+        if codes_Q is None:
+            return {}
+        return {
+            name: np.bincount(codes_Q[self._rows_of(scenario)], minlength=num_codes).tolist()
+            for scenario, name in enumerate(self._splits.schema.scenarios)
+        }
+
+
+def _perplexity(counts_C: NDArray[np.int64]) -> float:
+    if not counts_C.any():
+        return 0.0
+    shares = counts_C[counts_C > 0] / counts_C.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -1,0 +1,57 @@
+"""The losses, and that the grouped way equals the naive one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from perscen.training.losses import Objective, binary_cross_entropy, softmax_cross_entropy
+from tests.factories import random_splits
+from tests.training.towers import quick, tiny
+
+LOSSES = ["bce", "sampled_softmax", "full_softmax"]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("num_items", [12, 200])
+def test_the_grouped_way_gives_the_loss_and_gradients_of_one_row_per_pair(loss, num_items):
+    splits = random_splits(num_items=num_items, num_scenarios=3)
+    rows = np.arange(20) * 5
+    results = []
+    for dedup in (True, False):
+        model = tiny(splits).double().eval()
+        config = quick(loss=loss, dedup=dedup)
+        objective = Objective(model, splits, config, device=torch.device("cpu"))
+        result = objective(rows, epoch=1, step=0)
+        result.total.backward()
+        results.append((result, {n: p.grad for n, p in model.named_parameters()}))
+    (grouped, gradients), (naive, expected) = results
+    torch.testing.assert_close(grouped.task_B, naive.task_B, rtol=0, atol=1e-6)
+    torch.testing.assert_close(grouped.total, naive.total, rtol=0, atol=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-12, msg=name)
+
+
+def test_binary_cross_entropy_is_ln_2_at_zero_logits_and_falls_when_the_positive_rises():
+    logits, target = torch.zeros(3, 5), torch.tensor([0, 2, 4])
+    at_zero = binary_cross_entropy(logits, target)
+    assert at_zero.tolist() == pytest.approx([math.log(2)] * 3)
+    logits[torch.arange(3), target] = 1.0
+    assert (binary_cross_entropy(logits, target) < at_zero).all()
+
+
+def test_softmax_is_ln_of_the_number_of_candidates_at_zero_logits():
+    loss = softmax_cross_entropy(torch.zeros(2, 11), torch.tensor([0, 3]))
+    assert loss.tolist() == pytest.approx([math.log(11)] * 2)
+
+
+def test_the_full_softmax_meets_the_items_of_the_samples_own_scenario():
+    splits = random_splits(num_scenarios=3)
+    model = tiny(splits).eval()
+    objective = Objective(model, splits, quick(loss="full_softmax"), device=torch.device("cpu"))
+    together = objective(np.arange(9), epoch=1, step=0).task_B
+    alone = [objective(np.array([row]), epoch=1, step=0).task_B.item() for row in range(9)]
+    assert together.tolist() == pytest.approx(alone, rel=1e-5)
