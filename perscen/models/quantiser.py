@@ -1,0 +1,144 @@
+"""The codebook shared by all scenarios, eqs. (8)-(10), with its options.
+
+Letters: B rows, K codes, Z preference width.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perscen.models.config import VqConfig
+
+JITTER: Final = 1e-3
+"""Spread added to repeated starting codes, when a batch has fewer distinct rows than codes."""
+
+KMEANS_ROUNDS: Final = 10
+
+EMA_SMOOTHING: Final = 1e-5
+"""Keeps the mean of a code without rows finite."""
+
+
+class Quantised(NamedTuple):
+    """``p`` of eq. (9), the loss of eq. (10), and each row's code."""
+
+    preference_BZ: Tensor
+    loss: Tensor
+    codes_B: Tensor
+
+
+class Quantiser(nn.Module):
+    """Adds to each row its nearest code: ``p = z + c_j``, eqs. (8)-(10).
+
+    In training mode it also keeps the codebook: starts it from the first batch, follows it by moving
+    averages, and revives dead codes, as the settings say.
+    """
+
+    def __init__(self, dim: int, config: VqConfig) -> None:
+        super().__init__()
+        self.config = config
+        num = config.codebook_size
+        codes_KZ = torch.empty(num, dim).uniform_(-1 / num, 1 / num)
+        if config.ema_decay is None:
+            self.codes_KZ: Tensor = nn.Parameter(codes_KZ)
+        else:
+            self.register_buffer("codes_KZ", codes_KZ)
+            self.register_buffer("share_K", torch.full((num,), 1 / num))
+            self.register_buffer("mean_KZ", codes_KZ / num)
+        if config.init != "uniform":
+            self.register_buffer("started", torch.tensor(False))
+        if config.revive_after is not None:
+            self.register_buffer("idle_K", torch.zeros(num, dtype=torch.int64))
+        self.started: Tensor
+        self.share_K: Tensor
+        self.mean_KZ: Tensor
+        self.idle_K: Tensor
+
+    def forward(self, z_BZ: Tensor, counted_B: Tensor | None = None) -> Quantised:
+        """Return each row plus its nearest code.
+
+        Args:
+            z_BZ: The encoder's output.
+            counted_B: Bool, the rows that enter the loss and the codebook's upkeep; None for all.
+        """
+        own_BZ = z_BZ.detach() if counted_B is None else z_BZ.detach()[counted_B]
+        if self.training and len(own_BZ):
+            self._start(own_BZ)
+        codes_B = self.nearest(z_BZ.detach())
+        code_BZ = F.embedding(codes_B, self.codes_KZ)
+        loss = self._loss(z_BZ, code_BZ, counted_B)
+        if self.training and len(own_BZ):
+            self._keep(own_BZ, codes_B if counted_B is None else codes_B[counted_B])
+        return Quantised(self._add(z_BZ, code_BZ), loss, codes_B)
+
+    @torch.no_grad()
+    def nearest(self, z_BZ: Tensor) -> Tensor:
+        """Return ``[B]``, each row's nearest code; of equally near ones the first."""
+        distance_BK = (z_BZ[:, None] - self.codes_KZ).square().sum(dim=2)
+        return distance_BK.argmin(dim=1)
+
+    def _add(self, z_BZ: Tensor, code_BZ: Tensor) -> Tensor:
+        if self.config.gradient == "literal":
+            return z_BZ + code_BZ
+        sum_BZ = z_BZ + code_BZ.detach()
+        if self.config.gradient == "residual_only":
+            return sum_BZ
+        # The straight-through code z + sg[c - z] has the gradient of z: one more z of value 0.
+        return sum_BZ + (z_BZ - z_BZ.detach())
+
+    def _loss(self, z_BZ: Tensor, code_BZ: Tensor, counted_B: Tensor | None) -> Tensor:
+        """Eq. (10): squared norms, averaged over the counted rows."""
+        loss_B = self.config.beta * (z_BZ - code_BZ.detach()).square().sum(dim=1)
+        if self.config.ema_decay is None:
+            loss_B = (z_BZ.detach() - code_BZ).square().sum(dim=1) + loss_B
+        if counted_B is None:
+            return loss_B.mean()
+        return (loss_B * counted_B).sum() / counted_B.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def _start(self, z_BZ: Tensor) -> None:
+        """Set the codes to distinct rows of the first batch, or to the centres of its clusters."""
+        if self.config.init == "uniform" or bool(self.started):
+            return
+        num = self.config.codebook_size
+        distinct = z_BZ.unique(dim=0)
+        picked = distinct[torch.randperm(len(distinct), device=z_BZ.device)[:num]]
+        if len(picked) < num:
+            repeated = picked[torch.arange(num - len(picked), device=z_BZ.device) % len(picked)]
+            picked = torch.cat([picked, repeated + JITTER * torch.randn_like(repeated)])
+        self.codes_KZ.copy_(picked)
+        if self.config.init == "kmeans":
+            for _ in range(KMEANS_ROUNDS):
+                share_K, mean_KZ = self._shares(z_BZ, self.nearest(z_BZ))
+                used_K = share_K > 0
+                self.codes_KZ[used_K] = mean_KZ[used_K] / share_K[used_K, None]
+        if self.config.ema_decay is not None:
+            self.mean_KZ.copy_(self.codes_KZ * self.share_K[:, None])
+        self.started.fill_(True)
+
+    @torch.no_grad()
+    def _keep(self, z_BZ: Tensor, codes_B: Tensor) -> None:
+        """Move the codes by their moving averages, then revive those that nobody used for long."""
+        if self.config.ema_decay is not None:
+            share_K, mean_KZ = self._shares(z_BZ, codes_B)
+            self.share_K.lerp_(share_K, 1 - self.config.ema_decay)
+            self.mean_KZ.lerp_(mean_KZ, 1 - self.config.ema_decay)
+            self.codes_KZ.copy_(self.mean_KZ / (self.share_K + EMA_SMOOTHING)[:, None])
+        if self.config.revive_after is not None:
+            self.idle_K += 1
+            self.idle_K[codes_B] = 0
+            dead_K = self.idle_K >= self.config.revive_after
+            chosen_K = torch.randint(len(z_BZ), (len(dead_K),), device=z_BZ.device)
+            self.codes_KZ[dead_K] = z_BZ[chosen_K[dead_K]].to(self.codes_KZ.dtype)
+            if self.config.ema_decay is not None:
+                self.share_K[dead_K] = 1 / len(dead_K)
+                self.mean_KZ[dead_K] = self.codes_KZ[dead_K] / len(dead_K)
+            self.idle_K[dead_K] = 0
+
+    def _shares(self, z_BZ: Tensor, codes_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each code's share of the rows ``[K]``, and their sum over the batch size ``[K, Z]``."""
+        onehot_BK = F.one_hot(codes_B, self.config.codebook_size).to(z_BZ)
+        return onehot_BK.mean(dim=0), onehot_BK.T @ z_BZ / len(z_BZ)
