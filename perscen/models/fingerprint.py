@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 METRIC: Final = "inner_product"
-_FILES: Final = (
+MODEL_FILES: Final = (
     "model.json",
     "scalers.json",
     "schema.json",
@@ -25,7 +25,7 @@ def space_fingerprint(directory: Path) -> str:
         directory: What :meth:`TwoTower.save` wrote, with the vocabularies and scalers beside it.
     """
     sha = hashlib.sha256(f"{METRIC}\n".encode())
-    for name in _FILES:
+    for name in MODEL_FILES:
         with (directory / name).open("rb") as file:
             sha.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return sha.hexdigest()
