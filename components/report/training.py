@@ -1,0 +1,168 @@
+"""What training wrote down: loss, validation recall, and how the codebook was used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.report import figures, maps
+from components.report.drawing import ACCENT, series
+from components.report.page import Cell, Column, Figure, Section, Table
+from components.report.words import count, listed, percent, whole
+from perscen.manifests import ModelManifest
+
+
+def training_section(
+    epochs: Sequence[Mapping[str, Any]], *, model: ModelManifest, scenarios: Sequence[str]
+) -> Section:
+    """Return the section on training, from ``epochs.json``."""
+    title = "Training"
+    if not epochs:
+        return Section(
+            anchor="training",
+            title=title,
+            missing=f"The model ({model.family}) was not trained in epochs: there are no curves.",
+        )
+    numbers = [int(e["epoch"]) for e in epochs]
+    recall = {f"scenario {s}": [e["recall"][s] for e in epochs] for s in scenarios}
+    best = next(e for e in epochs if e["epoch"] == model.best_epoch)
+    losses = [float(e["loss"]) for e in epochs]
+    reached = "; ".join(f"scenario {s} {percent(best['recall'][s])}" for s in scenarios)
+    return Section(
+        anchor="training",
+        title=title,
+        paragraphs=(
+            f"{count(model.num_parameters, 'parameter')} trained for "
+            f"{count(len(epochs), 'epoch')}. The weights of epoch {model.best_epoch} are kept: "
+            "there the unweighted mean of validation recall over scenarios is highest "
+            f"({percent(best['macro_recall'])}).",
+        ),
+        figures=(
+            Figure(
+                figures.curves(
+                    {"loss": losses},
+                    epochs=numbers,
+                    best_epoch=model.best_epoch,
+                    title="Training loss",
+                    name="loss",
+                    label=f"Training loss over {count(len(epochs), 'epoch')}, from "
+                    f"{losses[0]:.4g} to {losses[-1]:.4g}.",
+                    shares=False,
+                    colours=[(ACCENT, "o")],
+                )
+            ),
+            Figure(
+                figures.curves(
+                    recall,
+                    epochs=numbers,
+                    best_epoch=model.best_epoch,
+                    title="Validation recall",
+                    name="valid-recall",
+                    label=f"Validation recall over {count(len(epochs), 'epoch')}; at the best, "
+                    f"{model.best_epoch}: {reached}.",
+                    shares=True,
+                    colours=[series(n) for n in range(len(scenarios))],
+                )
+            ),
+        ),
+    )
+
+
+def codes_section(
+    epochs: Sequence[Mapping[str, Any]],
+    counts: Mapping[str, Sequence[int]],
+    *,
+    model: ModelManifest,
+    scenarios: Sequence[str],
+) -> Section:
+    """Return the section on the codebook, from ``code_counts.json`` and ``epochs.json``."""
+    anchor, title = "codes", "Codes per scenario"
+    if not any(counts.get(s) for s in scenarios):
+        return Section(
+            anchor, title, missing=f"The model ({model.family}) has no codebook: nothing to count."
+        )
+    count_KS = np.array([counts[s] for s in scenarios], dtype=np.int64).T
+    total_S = np.maximum(count_KS.sum(axis=0), 1)
+    share_KS = count_KS / total_S
+    unused = [n for n, row in enumerate(count_KS) if not row.any()]
+    best = next((e for e in epochs if e["epoch"] == model.best_epoch), {})
+    drawn = [Figure(maps.code_map(share_KS, scenarios=scenarios))]
+    if all(e.get("code_usage") for e in epochs) and epochs:
+        drawn.append(_usage_curve(epochs, model=model, scenarios=scenarios))
+    return Section(
+        anchor,
+        title,
+        paragraphs=(
+            "Each query's scenario history falls on one code of a codebook shared by all "
+            "scenarios. The map shows which share of a scenario's validation queries each code "
+            "took; scenarios that differ in taste differ in column.",
+            f"{count(len(unused), 'code is', 'codes are')} used by no scenario"
+            + (f": {listed([str(n) for n in unused])}." if 0 < len(unused) <= 12 else "."),
+        ),
+        figures=tuple(drawn),
+        tables=(_usage_table(count_KS, share_KS, best=best, scenarios=scenarios),),
+    )
+
+
+def perplexity(share_K: NDArray[np.float64]) -> float:
+    """Return the number of equally used codes that would be as varied: 1 to the codebook's size."""
+    used = share_K[share_K > 0]
+    return float(np.exp(-(used * np.log(used)).sum())) if len(used) else 0.0
+
+
+def _usage_curve(
+    epochs: Sequence[Mapping[str, Any]], *, model: ModelManifest, scenarios: Sequence[str]
+) -> Figure:
+    usage = {f"scenario {s}": [float(e["code_usage"][s]) for e in epochs] for s in scenarios}
+    return Figure(
+        figures.curves(
+            usage,
+            epochs=[int(e["epoch"]) for e in epochs],
+            best_epoch=model.best_epoch,
+            title="Codes in use while training",
+            name="code-usage",
+            label="Share of the codebook in use by epoch; at the end: "
+            + "; ".join(f"{name} {percent(values[-1])}" for name, values in usage.items())
+            + ".",
+            shares=True,
+            colours=[series(n) for n in range(len(scenarios))],
+        )
+    )
+
+
+def _usage_table(
+    count_KS: NDArray[np.int64],
+    share_KS: NDArray[np.float64],
+    *,
+    best: Mapping[str, Any],
+    scenarios: Sequence[str],
+) -> Table:
+    num_codes = len(count_KS)
+    rows = []
+    for n, s in enumerate(scenarios):
+        used = int((count_KS[:, n] > 0).sum())
+        share = best.get("code_usage", {}).get(s, used / num_codes)
+        varied = best.get("code_perplexity", {}).get(s, perplexity(share_KS[:, n]))
+        rows.append(
+            (
+                Cell(s),
+                Cell(whole(int(count_KS[:, n].sum()))),
+                Cell(f"{used} of {num_codes}"),
+                Cell(percent(share)),
+                Cell(f"{varied:.1f}"),
+            )
+        )
+    return Table(
+        f"Use of the codebook; a perplexity of {num_codes} would be perfectly even",
+        (
+            Column("Scenario", numeric=False),
+            Column("Queries"),
+            Column("Codes used"),
+            Column("Share"),
+            Column("Perplexity"),
+        ),
+        tuple(rows),
+    )
