@@ -1,4 +1,4 @@
-"""PERSCEN (Du et al. 2025, arXiv:2506.18382): personal feature graphs and scenario-aware preferences.
+"""PERSCEN (Du et al. 2025, arXiv:2506.18382): personal graphs, scenario-aware preferences.
 
 Letters: B queries, M distinct items, P (item, scenario) pairs, S scenarios, N nodes, D embedding
 width, W width of the fusion, G width of the published vectors.
@@ -115,6 +115,12 @@ class Perscen(TwoTower):
     def dim(self) -> int:
         """Width G of both towers' vectors."""
         return self.score.dim
+
+    @property
+    def num_codes(self) -> int:
+        """Size of the codebook; 0 without one."""
+        reads_history = self.config.pref.sequence == "spec"
+        return self.config.vq.codebook_size if reads_history else 0
 
     def encode_users(self, users: UserBatch) -> EncodedUsers:
         """Return the vectors ``[B, G]`` of queries, each within its scenario, eqs. (2)-(15)."""
