@@ -115,7 +115,7 @@ def import_kuairand(
         to,
         source="kuairand-pure",
         contracts=CONTRACTS,
-        day_of=_day_of,
+        day_of=day_of,
         progress=progress,
     )
 
@@ -133,7 +133,8 @@ def _folder(source_dir: Path) -> Path:
     )
 
 
-def _day_of(batch: pa.RecordBatch) -> pa.Array:
+def day_of(batch: pa.RecordBatch) -> pa.Array:
+    """Return each row's day (YYYY-MM-DD) from its ``date`` column; null where that is no date."""
     dates = batch.column("date").dictionary_encode()
     days = pa.array([_day(text) for text in dates.dictionary.to_pylist()], pa.string())
     return days.take(dates.indices)
