@@ -18,8 +18,8 @@ from perscen.models.refinement import refined_orders
 class PersonalGraph(nn.Module):
     """Eq. (4): row ``m`` of a user's adjacency is ``MLP_m`` of all the user's node vectors.
 
-    ``onehot(m)`` is a constant input of ``MLP_m``: it only moves the first bias, so there is none. All
-    first layers read the same vector and are one matrix product; the later ones are a batched one.
+    ``onehot(m)`` is a constant input of ``MLP_m``: it only moves the first bias, so there is none.
+    All first layers read the same vector and are one matrix product; the later ones are batched.
     """
 
     def __init__(self, num_nodes: int, dim: int) -> None:

@@ -1,9 +1,11 @@
 """Mixing a node's hidden states with the preference, eqs. (13)-(15), and its ablations.
 
 Every fusion takes the hidden states ``h(0) .. h(L)`` once per user or item and the preference once
-per distinct row, with the index that spreads each over the output rows (None: already aligned): what
-depends on one side alone is computed on that side's rows. Letters: M rows of hidden states, K rows
-of preference, P output rows, E width of a flattened hidden state, W width of the fusion, G output.
+per distinct row, each with the index that spreads it over the output rows (None: already aligned).
+What depends on one of them alone is computed on its own rows.
+
+Letters: M rows of hidden states, K rows of preference, P output rows, E width of a flattened hidden
+state, W width of the fusion, G width of the output.
 """
 
 from __future__ import annotations
@@ -169,6 +171,6 @@ FUSIONS = {
 
 
 def fusion_width(flat: int, config: PerscenConfig) -> int:
-    """Return the width W of ``g`` and ``p_hat``: the output's, or with ``glu.width: fields`` the fields'."""
+    """Return the width W of ``g`` and ``p_hat``: ``out_dim`` or the fields'."""
     wide = config.fusion == "glu" and config.glu.width == "fields"
     return flat if wide else config.out_dim

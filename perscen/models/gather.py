@@ -1,8 +1,9 @@
 """Reading rows of a table: as torch does it, but with a backward that is fast on a CPU too.
 
-The gradient of a gather is a product with a transposed 0/1 matrix. On the CPU torch adds row by row;
-SciPy's sparse product does the same sum in the same order several times faster, and is as
-deterministic. Letters: R table rows, V values, B bags, D width.
+The gradient of a gather is a product with a transposed 0/1 matrix. On the CPU, SciPy's sparse
+product is several times faster at it than torch, and as deterministic.
+
+Letters: R table rows, V values, B bags, D width.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ def gather(table_RD: Tensor, rows: Tensor) -> Tensor:
     """
     if table_RD.device.type != "cpu":
         return F.embedding(rows, table_RD, padding_idx=0)
-    out: Tensor = _Pool.apply(table_RD, rows.reshape(-1), None, True)
+    out: Tensor = _Pool.apply(table_RD, rows.reshape(-1), None, True)  # type: ignore[no-untyped-call]
     return out.view(*rows.shape, -1)
 
 
 def spread(table_RD: Tensor, rows_B: Tensor | None) -> Tensor:
-    """Return ``[B, D]``, the table's rows, row 0 like any other; the table itself without ``rows_B``."""
+    """Return ``[B, D]``, the table's rows, or without ``rows_B`` the table itself."""
     if rows_B is None:
         return table_RD
     if table_RD.device.type != "cpu":
         return F.embedding(rows_B, table_RD)
-    out: Tensor = _Pool.apply(table_RD, rows_B, None, False)
+    out: Tensor = _Pool.apply(table_RD, rows_B, None, False)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -43,7 +44,7 @@ def pooled_sum(table_RD: Tensor, rows_V: Tensor, offsets_B1: Tensor) -> Tensor:
         return F.embedding_bag(
             rows_V, table_RD, offsets_B1, mode="sum", include_last_offset=True, padding_idx=0
         )
-    out: Tensor = _Pool.apply(table_RD, rows_V, offsets_B1, True)
+    out: Tensor = _Pool.apply(table_RD, rows_V, offsets_B1, True)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -59,7 +60,7 @@ class _Pool(torch.autograd.Function):
         return F.embedding_bag(rows_V, table_RD, offsets_B1, mode="sum", include_last_offset=True)
 
     @staticmethod
-    def backward(ctx: Any, grad_BD: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_BD: Tensor) -> tuple[Tensor, None, None, None]:
         rows_V, offsets_B1 = ctx.saved_tensors
         ends = np.arange(len(rows_V) + 1) if offsets_B1 is None else offsets_B1.numpy()
         grad = grad_BD.contiguous().numpy()

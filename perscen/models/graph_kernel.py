@@ -58,7 +58,9 @@ def propagate(
     if len(first_BNN) != len(nodes_BND):
         orders = refined_orders(first_BNN, len(message_LDD), config=config)
         return pass_messages(orders, nodes_BND, message_LDD, leaky=leaky)
-    hidden: tuple[Tensor, ...] = _Propagate.apply(first_BNN, nodes_BND, message_LDD, config, leaky)
+    hidden: tuple[Tensor, ...] = _Propagate.apply(  # type: ignore[no-untyped-call]
+        first_BNN, nodes_BND, message_LDD, config, leaky
+    )
     return list(hidden)
 
 
@@ -121,7 +123,7 @@ class _Propagate(torch.autograd.Function):
         config: GraphConfig,
         leaky: bool,
     ) -> tuple[Tensor, ...]:
-        L, D, _ = message_LDD.shape
+        L = len(message_LDD)
         hidden = tuple(torch.empty_like(nodes_BND) for _ in range(L))
         chunks = []
         for rows in _chunks(first_BNN):
@@ -141,7 +143,7 @@ class _Propagate(torch.autograd.Function):
         return hidden
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         first_BNN, nodes_BND, message_LDD, *hidden = ctx.saved_tensors
         L, D, _ = message_LDD.shape
         grad_first_BNN = torch.empty_like(first_BNN)
@@ -158,7 +160,7 @@ class _Propagate(torch.autograd.Function):
                 sums_CND = chunk.sums[layer]
                 grad_sums_CND = grad_CND * before[layer][rows]
                 if ctx.leaky and layer < L - 1:
-                    slope_CND = torch.where(sums_CND > 0, 1.0, LEAK).to(sums_CND)
+                    slope_CND = (sums_CND > 0).to(sums_CND).clamp_(min=LEAK)
                     grad_sums_CND.mul_(slope_CND)
                     sums_CND = sums_CND * slope_CND
                 grad_CND = grad_CND * sums_CND

@@ -26,10 +26,10 @@ _MS_PER_DAY: Final = 86_400_000
 
 
 def log_popularity(splits: Splits) -> Tensor:
-    """Return ``[R, S]`` float32: log of each item's shrunk, decayed click share over the uniform share.
+    """Return ``[R, S]`` float32: log of each item's shrunk, decayed click share over 1 / R.
 
-    Measured against the uniform share, an average item starts near 0, which is where sampled losses
-    want it; within a scenario the difference is a constant and ranks nothing.
+    Measured against the uniform share an average item starts near 0, where sampled losses want it;
+    within a scenario the difference is a constant and ranks nothing.
     """
     num_rows, num_scenarios = splits.schema.num_item_rows, len(splits.schema.scenarios)
     time_E = np.asarray(splits.train.time_ms)

@@ -24,7 +24,7 @@ def mlp(wide: int, hidden: int, out: int) -> nn.Sequential:
 
 
 class Preference(NamedTuple):
-    """``p_hat`` of eq. (12), the quantiser's loss, and each row's code (None without a codebook)."""
+    """``p_hat`` of eq. (12), the quantiser's loss, and each row's code (None: no codebook)."""
 
     vector_BW: Tensor
     loss: Tensor
@@ -32,7 +32,7 @@ class Preference(NamedTuple):
 
 
 class ScenarioPreference(nn.Module):
-    """The user side: the scenario's own history, quantised, fused with the scenario, eqs. (7)-(12)."""
+    """The user side: the scenario's own history and the scenario itself, eqs. (7)-(12)."""
 
     def __init__(self, width: int, config: PerscenConfig) -> None:
         super().__init__()

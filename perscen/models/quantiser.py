@@ -33,8 +33,8 @@ class Quantised(NamedTuple):
 class Quantiser(nn.Module):
     """Adds to each row its nearest code: ``p = z + c_j``, eqs. (8)-(10).
 
-    In training mode it also keeps the codebook: starts it from the first batch, follows it by moving
-    averages, and revives dead codes, as the settings say.
+    In training mode it also keeps the codebook, as the settings say: starts it from the first
+    batch, follows it by moving averages, and revives dead codes.
     """
 
     def __init__(self, dim: int, config: VqConfig) -> None:
@@ -104,7 +104,7 @@ class Quantiser(nn.Module):
         if self.config.init == "uniform" or bool(self.started):
             return
         num = self.config.codebook_size
-        distinct = z_BZ.unique(dim=0)
+        distinct = torch.unique(z_BZ, dim=0)
         picked = distinct[torch.randperm(len(distinct), device=z_BZ.device)[:num]]
         if len(picked) < num:
             repeated = picked[torch.arange(num - len(picked), device=z_BZ.device) % len(picked)]
@@ -139,6 +139,6 @@ class Quantiser(nn.Module):
             self.idle_K[dead_K] = 0
 
     def _shares(self, z_BZ: Tensor, codes_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each code's share of the rows ``[K]``, and their sum over the batch size ``[K, Z]``."""
+        """Return each code's share of the rows, ``[K]``, and their sum over B, ``[K, Z]``."""
         onehot_BK = F.one_hot(codes_B, self.config.codebook_size).to(z_BZ)
         return onehot_BK.mean(dim=0), onehot_BK.T @ z_BZ / len(z_BZ)

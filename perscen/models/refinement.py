@@ -53,8 +53,8 @@ def scale(raw_BNN: Tensor) -> Tensor:
 def kept(scaled_BNN: Tensor, *, config: GraphConfig) -> Tensor:
     """Return ``[B, N, N]`` bool, which scaled entries stay.
 
-    Only with ``self_loop: keep`` do the diagonal's own entries compete; otherwise none of them stays,
-    and with ``self_loop: one`` the diagonal takes its share of ``keep_ratio`` all the same.
+    Only with ``self_loop: keep`` do the diagonal's entries compete; otherwise none of them stays,
+    and with ``self_loop: one`` the unit diagonal still uses up its part of ``keep_ratio``.
     """
     N = scaled_BNN.shape[-1]
     if config.self_loop != "keep":
@@ -74,7 +74,7 @@ def kept(scaled_BNN: Tensor, *, config: GraphConfig) -> Tensor:
 
 
 def largest(values_BK: Tensor, count: int) -> Tensor:
-    """Return ``[B, K]`` bool, the ``count`` largest of each row; of equal ones those that come first."""
+    """Return ``[B, K]`` bool, the ``count`` largest of each row; of equal ones the first."""
     if count <= 0:
         return torch.zeros_like(values_BK, dtype=torch.bool)
     if count >= values_BK.shape[1]:

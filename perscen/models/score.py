@@ -1,6 +1,6 @@
 """How two vectors become a score that is one inner product, eq. (16), with its options.
 
-Letters: B queries, P (item, scenario) pairs, G width of the towers' output, R item rows, S scenarios.
+Letters: B queries, P (item, scenario) pairs, G width of the towers, R item rows, S scenarios.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from perscen.schema import Schema
 class Score(nn.Module):
     """The last touch on both towers' vectors.
 
-    The temperature divides the user's vector, cosine normalises both, and the popularity bias is one
-    more dimension: 1 on the user's side, the bias of (item, scenario) on the item's.
+    The temperature divides the user's vector, cosine normalises both, and the popularity bias is
+    one more dimension: 1 on the user's side, the bias of (item, scenario) on the item's.
     """
 
     def __init__(self, schema: Schema, config: PerscenConfig) -> None:
