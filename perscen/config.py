@@ -160,10 +160,14 @@ class GateConfig(Section):
     power: float = Field(0.8, gt=0.5, lt=1)
     relative_margin: float = Field(0.10, ge=0)
     absolute_margin: float = Field(0.0, ge=0)
+    min_differing_users: int = Field(20, ge=2)
+    """With fewer users scored differently by two models, nothing is concluded from them."""
     resamples: int = Field(10_000, ge=100)
     seed: int = Field(0, ge=0)
     code_usage_floor: float = Field(0.30, ge=0, le=1)
     index_recall_floor: float = Field(0.95, ge=0, le=1)
+    quarantine_watch: float = Field(0.05, ge=0, le=1)
+    """Share of raw rows in quarantine from which the verdict mentions it; it never blocks."""
 
 
 class PublishConfig(Section):
