@@ -22,8 +22,8 @@ from perscen.data.sequences import (
     build_histories,
     offsets_of,
     order_by,
+    reorder,
     slices_before,
-    take_slices,
 )
 from perscen.data.splits import (
     Histories,
@@ -212,9 +212,9 @@ def _training_rows(
         spec_seq_source=config.spec_seq_source,
     )
     order_E = order_by(clicks.time_ms)
+    reorder(slices, order_E)
     clicks = clicks.at(order_E)
-    rows = Rows(clicks.user, clicks.item, clicks.scenario, clicks.time_ms)
-    return rows, take_slices(slices, order_E)
+    return Rows(clicks.user, clicks.item, clicks.scenario, clicks.time_ms), slices
 
 
 def _queries(events: Events, span_ms: tuple[int, int], users: pa.Table, sizes: _Sizes) -> Queries:
