@@ -60,7 +60,9 @@ def some_rows() -> list[dict[str, Any]]:
     for d in range(6):
         for n, user in enumerate(("u1", "u2", "u3", "u4", "u5")):
             rows.append(click(user, f"v{(n + d) % 6}", "main", at(d, 9 + n)))
-            rows.append(click(user, f"v{(n + 2 * d) % 6}", "main", at(d, 9.5 + n), clicked=d % 2 > 0))
+            rows.append(
+                click(user, f"v{(n + 2 * d) % 6}", "main", at(d, 9.5 + n), clicked=d % 2 > 0)
+            )
             if n < 3:
                 rows.append(click(user, f"v{(2 * n + d) % 6}", "side", at(d, 14 + n)))
     return rows

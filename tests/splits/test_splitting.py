@@ -194,7 +194,12 @@ def test_a_user_without_features_gets_a_row_whose_features_are_missing(split):
 
 def test_later_windows_change_neither_vocabularies_nor_scalers_nor_training_rows(split):
     early = [row for row in some_rows() if row["event_time_ms"] < at(4, 0)]
-    later = [click(f"u{1 + n % 5}", "v0", s, at(d, n)) for d in (4, 5) for n in range(9) for s in ("main", "side")]
+    later = [
+        click(f"u{1 + n % 5}", "v0", s, at(d, n))
+        for d in (4, 5)
+        for n in range(9)
+        for s in ("main", "side")
+    ]
     one, other = split(), split([*early, *later])
 
     assert one.vocabularies == other.vocabularies
