@@ -17,7 +17,7 @@ from perscen.retrieval.bundle import Bundle, BundleManifest, open_bundle
 from perscen.retrieval.pair import Pair
 from perscen.retrieval.raw_users import Click, RawUsers
 from perscen.retrieval.served import ServedUsers
-from perscen.schema import Schema
+from perscen.schema import FIRST_ROW, Schema
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,16 @@ class Retriever:
         """The scenarios it answers for."""
         return tuple(self.manifest.scenarios)
 
-    def retrieve(self, user_id: str, scenario: str, k: int) -> Answer:
+    def known_users(self) -> list[str]:
+        """Return the raw ids of the users that were shipped, in the order of their table.
+
+        Raises:
+            ConfigError: No users were shipped.
+        """
+        ids: list[str] = next(iter(self._pairs.values())).users.features.ids[FIRST_ROW:].tolist()
+        return ids
+
+    def retrieve(self, user: str, scenario: str, k: int) -> Answer:
         """Return the ``k`` best items for a user in a scenario, or all if ``k`` is larger.
 
         A user the bundle does not know is answered as the unknown user without a history.
@@ -63,16 +72,16 @@ class Retriever:
         Raises:
             ConfigError: The scenario is not known, ``k`` is under 1, or no users were shipped.
         """
-        return self.retrieve_batch([user_id], scenario, k)[0]
+        return self.retrieve_batch([user], scenario, k)[0]
 
-    def retrieve_batch(self, user_ids: Sequence[str], scenario: str, k: int) -> list[Answer]:
+    def retrieve_batch(self, users: Sequence[str], scenario: str, k: int) -> list[Answer]:
         """Return :meth:`retrieve` for several users, in their order.
 
         Raises:
             ConfigError: As :meth:`retrieve`.
         """
         serving = self._serving(scenario, k)
-        rows = serving.users.rows_of(list(user_ids))
+        rows = serving.users.rows_of(list(users))
         number = serving.schema.scenario_index(scenario)
         answers: list[Answer] = []
         for first in range(0, len(rows), _BLOCK):

@@ -1,0 +1,99 @@
+"""Talking to MLflow: a client on a checked address, and its errors in our words."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from perscen.errors import ArtifactError, ConfigError, PerscenError, ServiceUnavailable
+
+for _noisy in ("alembic", "mlflow.store.db.utils"):
+    logging.getLogger(_noisy).setLevel(logging.WARNING)
+
+_SQLITE: Final = "sqlite:///"
+_SQLITE_MAGIC: Final = b"SQLite format 3\0"
+_CALLERS_FAULT: Final = frozenset(
+    {
+        "BAD_REQUEST",
+        "ENDPOINT_NOT_FOUND",
+        "INVALID_PARAMETER_VALUE",
+        "PERMISSION_DENIED",
+        "RESOURCE_DOES_NOT_EXIST",
+        "UNAUTHENTICATED",
+    }
+)
+
+
+def connect(tracking_uri: str) -> MlflowClient:
+    """Return a client.
+
+    Raises:
+        ConfigError: The address cannot be one of an MLflow server or database.
+        ServiceUnavailable: It does not answer.
+    """
+    # MLflow retries a database that cannot be opened for hours; what is plainly wrong is said here.
+    database = sqlite_file(tracking_uri)
+    if database is not None and not database.parent.is_dir():
+        raise ConfigError(
+            f"MLflow's database {database} cannot be made: {database.parent} does not exist",
+            hint="set MLFLOW_TRACKING_URI to a database in a directory that exists",
+        )
+    if database is not None and database.is_file() and database.stat().st_size:
+        with database.open("rb") as file:
+            if file.read(len(_SQLITE_MAGIC)) != _SQLITE_MAGIC:
+                raise ConfigError(
+                    f"{database} is not an SQLite database",
+                    hint="set MLFLOW_TRACKING_URI to MLflow's own database or server",
+                )
+    with talking("open the registry", tracking_uri=tracking_uri):
+        return MlflowClient(tracking_uri)
+
+
+def sqlite_file(tracking_uri: str) -> Path | None:
+    """Return the absolute path of an SQLite address; None for any other."""
+    if not tracking_uri.startswith(_SQLITE) or tracking_uri == _SQLITE:
+        return None
+    return Path(tracking_uri.removeprefix(_SQLITE)).resolve()
+
+
+@contextmanager
+def talking(action: str, *, tracking_uri: str) -> Iterator[None]:
+    """Translate what MLflow and the network raise while doing ``action``.
+
+    Raises:
+        ConfigError: MLflow refused the request as it was put.
+        ArtifactError: A stored file is gone.
+        ServiceUnavailable: MLflow or its store of files did not answer, or answered with a fault.
+    """
+    try:
+        yield
+    except MlflowException as exc:
+        raise _translate(exc, f"could not {action} at {tracking_uri}: {exc.message}") from exc
+    except FileNotFoundError as exc:
+        raise ArtifactError(
+            f"could not {action} at {tracking_uri}: {exc}",
+            hint="the files of a version are never moved; go back to another release",
+        ) from exc
+    except (OSError, SQLAlchemyError) as exc:
+        if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise  # a full disk of ours; whoever writes the output says so
+        raise ServiceUnavailable(
+            f"could not {action} at {tracking_uri}: {exc}",
+            hint="check that the registry and its store of files can be reached, and try again",
+        ) from exc
+
+
+def _translate(error: MlflowException, message: str) -> PerscenError:
+    if error.error_code in _CALLERS_FAULT:
+        return ConfigError(
+            message, hint="check MLFLOW_TRACKING_URI, the name and version, and your permissions"
+        )
+    return ServiceUnavailable(message, hint="check that the registry can be reached, and try again")

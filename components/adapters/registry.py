@@ -1,0 +1,311 @@
+"""The MLflow model registry: bundles as versions, and the alias that says which one serves.
+
+The registry is used for what it keeps (files, tags, aliases), not as a model format: a version's
+source is a bundle that one run of the experiment ``<name>-releases`` logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+
+import mlflow
+import platformdirs
+from filelock import FileLock, Timeout
+from mlflow.artifacts import download_artifacts
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from components.adapters.mlflow_client import connect, sqlite_file, talking
+from components.adapters.releases import (
+    CHAMPION,
+    PREVIOUS,
+    Promotion,
+    Release,
+    check_unmoved,
+    release_of,
+)
+from perscen.errors import ArtifactError, ConfigError, ServiceUnavailable
+from perscen.retrieval.bundle import Bundle, open_bundle
+from perscen.retrieval.retriever import Retriever
+
+logger = logging.getLogger(__name__)
+
+ADDRESS_SCHEME: Final = "models:/"
+_BUNDLE_PATH: Final = "bundle"
+_LEASE_TIMEOUT_S: Final = 60
+_FORBIDDEN_IN_NAMES: Final = frozenset("'\"/:\\")
+
+
+class Registry:
+    """Releases under one registered name.
+
+    Args:
+        name: The registered model.
+        tracking_uri: The MLflow address; MLflow's own choice by default (``MLFLOW_TRACKING_URI``,
+            else ``sqlite:///mlflow.db``).
+        cache: Where downloaded bundles are kept, by bundle id; the user's cache by default.
+
+    Raises:
+        ConfigError: The address is not one of a registry.
+        ServiceUnavailable: The registry does not answer.
+    """
+
+    def __init__(
+        self, name: str, *, tracking_uri: str | None = None, cache: Path | None = None
+    ) -> None:
+        self.name = name
+        self.tracking_uri = tracking_uri or mlflow.get_tracking_uri()
+        self._cache = cache or platformdirs.user_cache_path("perscen") / "bundles"
+        self._database = sqlite_file(self.tracking_uri)
+        if forbidden := _FORBIDDEN_IN_NAMES.intersection(name):
+            raise ConfigError(
+                f"{name!r} cannot name a registered model: it has {' '.join(sorted(forbidden))}",
+                hint="give publish.name letters, digits, '-', '_' and '.'",
+            )
+        self._client = connect(self.tracking_uri)
+
+    def find(self, bundle_id: str) -> Release | None:
+        """Return the release of a bundle, or None."""
+        found = (release for release in self.releases() if release.bundle_id == bundle_id)
+        return next(found, None)
+
+    def releases(self) -> list[Release]:
+        """Return every version that holds a bundle, oldest version first."""
+        with self._talk("list the releases"):
+            versions = self._pages()
+        releases = [release_of(v) for v in versions if "bundle_id" in v.tags]
+        return sorted(releases, key=lambda release: int(release.version))
+
+    def champion(self) -> Release | None:
+        """Return the release that ``champion`` points to, or None."""
+        return self._aliased(CHAMPION)
+
+    def newest_before(self, logical_date: date) -> Release | None:
+        """Return the newest release of an earlier logical date, or None.
+
+        A version counts once it was promoted or kept as a backfill, or serves now; one that a
+        killed publisher left registered does not.
+        """
+        champion = self.champion()
+        released = self._released() | ({champion.version} if champion else set())
+        earlier = [
+            release
+            for release in self.releases()
+            if release.version in released and release.logical_date < logical_date
+        ]
+        return max(earlier, key=lambda r: (r.logical_date, int(r.version)), default=None)
+
+    def register(self, bundle: Bundle) -> Release:
+        """Upload a bundle and return its new version.
+
+        Each attempt uploads to a path of its own, and the version comes after the files: an attempt
+        that dies leaves files nobody points to.
+        """
+        manifest = bundle.manifest
+        lineage = manifest.lineage.model_dump(mode="json", exclude_none=True)
+        tags = {**lineage, "bundle_id": manifest.bundle_id}
+        tags |= {"fingerprint": ",".join(bundle.fingerprints), "family": manifest.family}
+        with self._talk(f"register a version of {self.name!r}"):
+            run = self._client.create_run(
+                self._experiment(),
+                run_name=f"release-{manifest.lineage.logical_date}",
+                tags={"bundle_id": manifest.bundle_id},
+            )
+            self._client.log_artifacts(run.info.run_id, str(bundle.path), _BUNDLE_PATH)
+            self._client.set_terminated(run.info.run_id)
+            try:
+                self._client.create_registered_model(self.name)
+            except MlflowException as exc:
+                if exc.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            source = f"{run.info.artifact_uri}/{_BUNDLE_PATH}"
+            version = self._client.create_model_version(
+                self.name, source, run.info.run_id, tags=tags
+            )
+        logger.info("bundle registered", extra={"version": str(version.version)})
+        return release_of(version)
+
+    def verify(self, release: Release) -> Bundle:
+        """Return the stored copy of a release after downloading it again and asking its probes.
+
+        Raises:
+            ArtifactError: The stored copy is not the bundle that was released.
+        """
+        bundle = self._download(release)
+        Retriever.open(bundle.path)
+        return bundle
+
+    def promote(self, release: Release, *, expected_bundle_id: str | None) -> Promotion:
+        """Point ``champion`` to a verified release, and ``previous`` to the one before; repeatable.
+
+        The alias moves last. A backfill, whose logical date is before the champion's, becomes a
+        release of its day and moves nothing.
+
+        Args:
+            release: What to promote.
+            expected_bundle_id: The release the verdict was judged against.
+
+        Raises:
+            ArtifactError: ``champion`` moved since the verdict.
+        """
+        with self._lease():
+            # Read again under the lease: MLflow cannot compare and swap.
+            current = self.champion()
+            if current is not None and current.bundle_id == release.bundle_id:
+                self._mark_released(release)
+                return self._promotion(moved=False)
+            if current is not None and current.logical_date > release.logical_date:
+                self._mark_released(release)
+                logger.info("backfill: the champion stays", extra={"version": current.version})
+                return self._promotion(moved=False)
+            check_unmoved(current, release, expected_bundle_id=expected_bundle_id)
+            if current is not None:
+                self._mark_released(current)
+                self._set_alias(PREVIOUS, current)
+            self._set_alias(CHAMPION, release)
+            self._mark_released(release)
+            return self._promotion(moved=True)
+
+    def resolve(self, selector: str) -> Bundle:
+        """Return the verified local copy of an alias (``champion``) or a version (``3``).
+
+        Raises:
+            ConfigError: There is no such alias or version.
+            ArtifactError: The stored copy is not the bundle that was released.
+        """
+        with self._talk(f"look up {selector!r} of {self.name!r}"):
+            if selector.isdigit():
+                version = self._client.get_model_version(self.name, selector)
+            else:
+                version = self._client.get_model_version_by_alias(self.name, selector)
+        return self.fetch(release_of(version))
+
+    def fetch(self, release: Release) -> Bundle:
+        """Return the verified local copy of a release, downloaded unless it is there and whole.
+
+        Raises:
+            ArtifactError: The stored copy is not the bundle that was released.
+        """
+        try:
+            return open_bundle(self._cache / release.bundle_id)
+        except ArtifactError:
+            return self._download(release)
+
+    def _download(self, release: Release) -> Bundle:
+        self._cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._cache, prefix=".download-") as scratch:
+            with self._talk(f"download version {release.version} of {self.name!r}"):
+                place = download_artifacts(
+                    artifact_uri=release.source, dst_path=scratch, tracking_uri=self.tracking_uri
+                )
+            found = open_bundle(Path(place)).manifest.bundle_id
+            if found != release.bundle_id:
+                raise ArtifactError(
+                    f"version {release.version} of {self.name!r} stores bundle {found[:12]}, its "
+                    f"tag says {release.bundle_id[:12]}",
+                    hint="go back to another release; versions are never edited",
+                )
+            target = self._cache / release.bundle_id
+            if target.exists():
+                target.rename(Path(scratch) / "replaced")
+            Path(place).rename(target)
+        return open_bundle(target)
+
+    def _aliased(self, alias: str) -> Release | None:
+        with self._talk(f"read the alias {alias!r}"):
+            try:
+                version = self._client.get_model_version_by_alias(self.name, alias)
+            except MlflowException as exc:
+                # No such alias yet (INVALID_PARAMETER_VALUE), or no such model.
+                if exc.error_code in {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}:
+                    return None
+                raise
+        return release_of(version)
+
+    def _set_alias(self, alias: str, release: Release) -> None:
+        with self._talk(f"move the alias {alias!r}"):
+            self._client.set_registered_model_alias(self.name, alias, release.version)
+
+    def _mark_released(self, release: Release) -> None:
+        with self._talk(f"tag version {release.version}"):
+            self._client.set_model_version_tag(self.name, release.version, "state", "released")
+
+    def _released(self) -> set[str]:
+        with self._talk("list the releases"):
+            return {str(v.version) for v in self._pages() if v.tags.get("state") == "released"}
+
+    def _promotion(self, *, moved: bool) -> Promotion:
+        champion, previous = self.champion(), self._aliased(PREVIOUS)
+        if champion is None:
+            raise ServiceUnavailable(f"the alias {CHAMPION!r} of {self.name!r} vanished")
+        return Promotion(champion.version, previous.version if previous else None, moved)
+
+    def _pages(self) -> list[ModelVersion]:
+        versions, token = [], None
+        while True:
+            page = self._client.search_model_versions(f"name='{self.name}'", page_token=token)
+            versions += page
+            token = page.token
+            if not token:
+                return versions
+
+    def _experiment(self) -> str:
+        name = f"{self.name}-releases"
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        # Beside the database, wherever the program runs; a server has its own place for artifacts.
+        place = None if self._database is None else self._database.with_name("mlartifacts").as_uri()
+        return str(self._client.create_experiment(name, artifact_location=place))
+
+    @contextmanager
+    def _lease(self) -> Iterator[None]:
+        """Let one publisher at a time move aliases; the lease of a dead one ends with it."""
+        lease: AbstractContextManager[Any] = nullcontext()
+        if self._database is not None:
+            lock = self._database.with_name(f"{self._database.name}.{self.name}.lock")
+            lease = FileLock(lock, timeout=_LEASE_TIMEOUT_S)
+        try:
+            with lease:
+                yield
+        except Timeout as exc:
+            raise ServiceUnavailable(
+                f"another publisher of {self.name!r} holds the lease for over {_LEASE_TIMEOUT_S} s",
+                hint="try again when it is done",
+            ) from exc
+
+    def _talk(self, action: str) -> AbstractContextManager[None]:
+        return talking(action, tracking_uri=self.tracking_uri)
+
+
+def resolve_bundle(
+    address: str, *, tracking_uri: str | None = None, cache: Path | None = None
+) -> Bundle:
+    """Return the verified local bundle at an address.
+
+    Args:
+        address: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or a directory.
+        tracking_uri: As for :class:`Registry`.
+        cache: As for :class:`Registry`.
+
+    Raises:
+        ConfigError: The address is none of these, or there is no such release.
+        ArtifactError: The bundle is not what was released.
+    """
+    if not address.startswith(ADDRESS_SCHEME):
+        return open_bundle(Path(address))
+    name, separator, selector = address.removeprefix(ADDRESS_SCHEME).partition("@")
+    if not separator:
+        name, separator, selector = name.partition("/")
+    if not (name and selector):
+        raise ConfigError(
+            f"{address!r} is no address of a release",
+            hint="write models:/perscen@champion, models:/perscen/3 or a directory",
+        )
+    return Registry(name, tracking_uri=tracking_uri, cache=cache).resolve(selector)
