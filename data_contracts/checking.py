@@ -53,7 +53,7 @@ def check(rows: pa.Table, contract: TableContract, surroundings: Surroundings) -
     broken = np.zeros((len(distinct), len(contract.rules)), dtype=np.bool_)
     for position, rule in enumerate(contract.rules):
         broken[:, position] = broken_rows(rule, distinct)
-    bad: NDArray[np.bool_] = broken.any(axis=1)
+    bad = np.logical_or.reduce(broken, axis=1)
     names = [rule.name for rule in contract.rules]
     reasons = pa.array(
         [[names[position] for position in np.flatnonzero(row)] for row in broken[bad]],

@@ -7,7 +7,7 @@ What cannot be parsed becomes a missing value; whether that is allowed is for th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
+from pandas.api.types import union_categoricals
 
 from data_contracts.compile import arrow_schema
 from data_contracts.contract import (
@@ -62,6 +63,20 @@ def parse_rows(rows: pa.Table, contract: TableContract, surroundings: Surroundin
     for column in contract.derived_columns:
         columns[column.name] = _derive(column, contract, columns, surroundings)
     return pd.DataFrame(columns)
+
+
+def stack(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return parsed frames of one contract below each other, their categoricals kept as such."""
+    if len(frames) == 1:
+        return frames[0]
+    return pd.DataFrame(
+        {
+            name: union_categoricals([frame[name] for frame in frames])
+            if isinstance(frames[0][name].dtype, pd.CategoricalDtype)
+            else np.concatenate([frame[name].to_numpy() for frame in frames])
+            for name in frames[0].columns
+        }
+    )
 
 
 def text_columns(contract: TableContract) -> list[str]:

@@ -8,15 +8,29 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
 from data_contracts.compile import expectation_suite
 from data_contracts.contract import TableContract
+from data_contracts.parsing import stack
+
+_ROWS_AT_ONCE: Final = 500_000
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows that wait to be confirmed."""
+
+    frame: pd.DataFrame
+    name: str
+    rule_counts: Counter[str]
 
 
 class SecondOpinion:
@@ -24,7 +38,37 @@ class SecondOpinion:
 
     def __init__(self, data_docs: Path) -> None:
         self._context = _quiet_context(data_docs)
-        self._checkpoints: dict[str, Any] = {}
+        self._definitions: dict[str, Any] = {}
+        self._waiting: list[_Batch] = []
+
+    def confirm_later(
+        self,
+        contract: TableContract,
+        frame: pd.DataFrame,
+        *,
+        batch: str,
+        rule_counts: Mapping[str, int],
+    ) -> None:
+        """As :meth:`confirm`, but together with the batches before it, once they are many rows.
+
+        An expectation costs as much on one day as on ten. All waiting batches are of one contract.
+        """
+        self._waiting.append(_Batch(frame, batch, Counter(rule_counts)))
+        if sum(len(waiting.frame) for waiting in self._waiting) >= _ROWS_AT_ONCE:
+            self.confirm_waiting(contract)
+
+    def confirm_waiting(self, contract: TableContract) -> None:
+        """Confirm the batches that wait."""
+        if not self._waiting:
+            return
+        first, last = self._waiting[0].name, self._waiting[-1].name
+        counts: Counter[str] = Counter()
+        for waiting in self._waiting:
+            counts.update(waiting.rule_counts)
+        frame = stack([waiting.frame for waiting in self._waiting])
+        self._waiting = []
+        name = first if first == last else f"{first} to {last}"
+        self.confirm(contract, frame, batch=name, rule_counts=counts)
 
     def confirm(
         self,
@@ -66,18 +110,19 @@ class SecondOpinion:
         import great_expectations as gx
 
         with _quiet():
-            outcome = self._checkpoint(contract).run(
-                batch_parameters={"dataframe": frame}, run_id=gx.RunIdentifier(run_name=batch)
+            outcome = self._definition(contract).run(
+                batch_parameters={"dataframe": frame},
+                run_id=gx.RunIdentifier(run_name=batch),
+                result_format={"result_format": "BASIC", "partial_unexpected_count": 5},
             )
         counts: dict[str, int] = {}
-        for run in outcome.run_results.values():
-            for result in run.results:
-                rule = result.expectation_config.meta["rule"]
-                if trouble := _trouble(result.exception_info):
-                    raise RuntimeError(
-                        f"rule {rule!r} of {contract.contract!r} raised on {batch}: {trouble}"
-                    )
-                counts[rule] = int(result.result.get("unexpected_count", 0))
+        for result in outcome.results:
+            rule = result.expectation_config.meta["rule"]
+            if trouble := _trouble(result.exception_info):
+                raise RuntimeError(
+                    f"rule {rule!r} of {contract.contract!r} raised on {batch}: {trouble}"
+                )
+            counts[rule] = int(result.result.get("unexpected_count", 0))
         return counts
 
     def write_docs(self) -> None:
@@ -85,25 +130,19 @@ class SecondOpinion:
         with _quiet():
             self._context.build_data_docs()
 
-    def _checkpoint(self, contract: TableContract) -> Any:
+    def _definition(self, contract: TableContract) -> Any:
         import great_expectations as gx
 
         name = f"{contract.contract}.{contract.name}"
-        if name not in self._checkpoints:
+        if name not in self._definitions:
             asset = self._context.data_sources.add_pandas(name).add_dataframe_asset(contract.name)
             definition = gx.ValidationDefinition(
                 name=name,
                 data=asset.add_batch_definition_whole_dataframe("all rows"),
                 suite=self._context.suites.add(expectation_suite(contract)),
             )
-            self._checkpoints[name] = self._context.checkpoints.add(
-                gx.Checkpoint(
-                    name=name,
-                    validation_definitions=[self._context.validation_definitions.add(definition)],
-                    result_format={"result_format": "BASIC", "partial_unexpected_count": 5},
-                )
-            )
-        return self._checkpoints[name]
+            self._definitions[name] = self._context.validation_definitions.add(definition)
+        return self._definitions[name]
 
 
 def _quiet_context(data_docs: Path) -> Any:

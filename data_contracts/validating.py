@@ -179,10 +179,12 @@ def _validate_day(
     rows = pa.concat_tables([part for part, _ in parts])
     partition_days = np.concatenate([np.full(len(part), value) for part, value in parts])
     checked = check(rows, table, replace(around, partition_days=partition_days))
+    if newest:
+        # The newest day has a page of its own in the Data Docs.
+        opinion.confirm_waiting(table)
     if len(rows):
-        opinion.confirm(
-            table, checked.distinct_frame, batch=str(day), rule_counts=checked.rule_counts
-        )
+        confirm = opinion.confirm if newest else opinion.confirm_later
+        confirm(table, checked.distinct_frame, batch=str(day), rule_counts=checked.rule_counts)
     kept = list(found.kept_days().values())
     expected = _expected_scenarios(kept, contract.days) if newest else None
     tally = _tally(checked, table)
