@@ -6,7 +6,7 @@ table rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perscen.data.batches import Packed
+from perscen.errors import ArtifactError
 from perscen.models.config import EmbeddingConfig
 from perscen.models.gather import gather, pooled_sum
-from perscen.schema import Field, TowerSchema
+from perscen.schema import FIRST_ROW, Field, TowerSchema
 
 Pooling = Literal["mean", "sum", "max"]
 
@@ -31,6 +32,7 @@ class FieldTable(nn.Module):
     def __init__(self, fields: Sequence[Field], *, config: EmbeddingConfig) -> None:
         super().__init__()
         self.starts: dict[str, int] = {}
+        self._num_rows = {field.name: field.num_rows for field in fields}
         total = 0
         for field in fields:
             self.starts[field.name] = total
@@ -43,6 +45,24 @@ class FieldTable(nn.Module):
     def forward(self, rows_BF: Tensor, starts_F: Tensor) -> Tensor:
         """Return ``[B, F, D]``, the vectors of each field's row."""
         return gather(self.weight_RD, _below_row_0(rows_BF, starts_F))
+
+    def labels(self, tower: str, vocabularies: Mapping[str, Sequence[str]]) -> list[Hashable]:
+        """Return what each row of the table stands for: a field and its value.
+
+        Raises:
+            ArtifactError: A vocabulary is not as long as the field's rows.
+        """
+        labels: list[Hashable] = ["padding"]
+        for name, num_rows in self._num_rows.items():
+            values = vocabularies[f"{tower}/{name}"]
+            if len(values) + FIRST_ROW != num_rows:
+                raise ArtifactError(
+                    f"the vocabulary {tower}/{name} has {len(values):,} values, but the model "
+                    f"has rows for {num_rows - FIRST_ROW:,}",
+                    hint="model and vocabularies are of different runs; take both from one",
+                )
+            labels += [(name, None), *((name, value) for value in values)]
+        return labels
 
     def pool(self, field: str, packed: Packed, *, how: Pooling) -> Tensor:
         """Return ``[B, D]``, each row's values pooled; padding does not count, no value gives 0."""

@@ -1,31 +1,29 @@
-"""The fingerprint of the space two towers share: vectors of two spaces must never meet."""
+"""The space fingerprint: which vectors may meet in one inner product."""
 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
-from typing import Final
+import json
+from collections.abc import Mapping, Sequence
 
-METRIC: Final = "inner_product"
-MODEL_FILES: Final = (
-    "model.json",
-    "scalers.json",
-    "schema.json",
-    "vocabularies.json",
-    "weights.safetensors",
-)
+import torch
+
+from perscen.models.two_tower import TwoTower
+
+METRIC = "inner_product"
 
 
-def space_fingerprint(directory: Path) -> str:
-    """Return the sha256 over a saved model's weights, settings, vocabularies, scalers and metric.
+def space_fingerprint(model: TwoTower, vocabularies: Mapping[str, Sequence[str]]) -> str:
+    """Return the sha256 of both towers' weights, the vocabularies, the width and the metric.
 
-    Two models of the same width differ here although nothing else would tell their vectors apart.
-
-    Args:
-        directory: What :meth:`TwoTower.save` wrote, with the vocabularies and scalers beside it.
+    Two models with the same fingerprint give the same vectors to the same users and items; a user
+    tower and an index whose fingerprints differ must never meet.
     """
-    sha = hashlib.sha256(f"{METRIC}\n".encode())
-    for name in MODEL_FILES:
-        with (directory / name).open("rb") as file:
-            sha.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return sha.hexdigest()
+    digest = hashlib.sha256()
+    head = {"dim": model.dim, "metric": METRIC, "family": model.family}
+    for part in (head, {name: list(values) for name, values in vocabularies.items()}):
+        digest.update(json.dumps(part, sort_keys=True, ensure_ascii=False).encode())
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -80,11 +80,13 @@ class GluFusion(nn.Module):
         for layer, (of_hidden, of_state, of_preference) in enumerate(
             zip(self.hidden, self.state, self.preference, strict=True)
         ):
+            own = of_hidden(hidden[layer + 1])
+            if layer == 0:  # g(0) = h(0) is on the hidden states' rows too
+                own += of_state(state)
             both = spread(of_preference(preference_KW), preference_index_P)
-            if layer == 0:  # g(0) = h(0) is an item's own too
-                both = both + spread(of_hidden(hidden[1]) + of_state(state), hidden_index_P)
-            else:
-                both = both + spread(of_hidden(hidden[layer + 1]), hidden_index_P) + of_state(state)
+            both += spread(own, hidden_index_P)
+            if layer:
+                both += of_state(state)
             state = F.glu(both, dim=1)
             gates.append(both[:, both.shape[1] // 2 :])
         mixed_PW, alpha = self.gate(state, preference_KW, preference_index_P)

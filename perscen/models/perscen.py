@@ -7,6 +7,7 @@ width, W width of the fusion, G width of the published vectors.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,7 @@ from perscen.models.preference import (
 )
 from perscen.models.score import Score
 from perscen.models.two_tower import EncodedUsers, TwoTower
-from perscen.schema import Field, Schema
+from perscen.schema import MISSING_ROW, UNKNOWN_ROW, Field, Schema
 
 ITEM_ID = "item_id"
 HISTORY_NODE = "history"
@@ -135,6 +136,21 @@ class Perscen(TwoTower):
         preference_SW = self.item_preference(self.scenario_SD, self.user_preference.encode_scenario)
         fused: Fused = self.item_fusion(hidden, preference_SW, index_P, scenario_P)
         return self.score.item(fused.vector_PG, items.rows_B[index_P], scenario_P)
+
+    def axis_labels(
+        self, vocabularies: Mapping[str, Sequence[str]]
+    ) -> dict[str, tuple[Sequence[Hashable], ...]]:
+        """Return what rows of tables stand for: vocabulary values and scenario names."""
+        scenarios = self.schema.scenarios
+        labels: dict[str, tuple[Sequence[Hashable], ...]] = {"scenario_SD": (scenarios,)}
+        for tower, fields in (("user", self.user_fields), ("item", self.item_fields)):
+            if fields.table is not None:
+                rows = fields.table.labels(tower, vocabularies)
+                labels[f"{tower}_fields.table.weight_RD"] = (rows,)
+        if self.score.bias_RS is not None:
+            items = [UNKNOWN_ROW, MISSING_ROW, *vocabularies["items"]]
+            labels["score.bias_RS"] = (items, scenarios)
+        return labels
 
     def start_from(self, splits: Splits) -> None:
         """Start the popularity bias at what the training window's clicks say."""

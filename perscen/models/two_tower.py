@@ -6,7 +6,7 @@ Letters: B queries, P (item, scenario) pairs, M distinct items, G width of both 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -65,6 +65,16 @@ class TwoTower(nn.Module, ABC):
         What does not depend on the scenario is computed once per item of ``items`` (M), however
         many pairs point to it.
         """
+
+    def axis_labels(
+        self, vocabularies: Mapping[str, Sequence[str]]
+    ) -> dict[str, tuple[Sequence[Hashable], ...]]:
+        """Return what the positions of a weight's leading axes stand for; by default nothing.
+
+        A later model may have other vocabularies and scenarios: its weights are matched by these.
+        """
+        del vocabularies
+        return {}
 
     def start_from(self, splits: Splits) -> None:
         """Set starting values that depend on the training window; by default there are none."""
