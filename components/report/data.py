@@ -179,13 +179,21 @@ def _checks(report: Mapping[str, Any]) -> Table | None:
         tuple(
             (
                 Cell(c["name"]),
-                Cell("passed" if c["passed"] else "failed", tone="good" if c["passed"] else "bad"),
+                _result(c),
                 Cell(str(c["observed"])),
                 Cell(str(c["expected"])),
             )
             for c in checks
         ),
     )
+
+
+def _result(check: Mapping[str, Any]) -> Cell:
+    if check["passed"]:
+        return Cell("passed", tone="good")
+    if check.get("severity") == "warning":
+        return Cell("warning", tone="warn")
+    return Cell("failed", tone="bad")
 
 
 def _share(part: int, whole_: int) -> float | None:

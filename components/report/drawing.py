@@ -54,16 +54,11 @@ _STYLE: Final[dict[str, Any]] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 11,
+    "font.size": 12.5,
     "text.color": INK,
     "text.parse_math": False,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
     "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -94,6 +89,16 @@ class Drawing:
 
     canvas: Canvas
     axes: Axes
+
+    def title(self, text: str) -> None:
+        """Set the heading, flush with the drawing's left edge."""
+        self.canvas.suptitle(text, x=0.005, ha="left", size=13, weight="bold")
+
+    def legend(self, **options: float) -> None:
+        """Set the legend below the axes, in as many columns as fit."""
+        _, names = self.axes.get_legend_handles_labels()
+        columns = int(self.canvas.get_figwidth() * 72 / (50 + 8.5 * max(map(len, names))))
+        self.canvas.legend(loc="outside lower center", ncols=max(1, columns), **options)
 
     def to_svg(self, *, name: str, label: str) -> Markup:
         """Return the drawing as an ``<svg>`` element.

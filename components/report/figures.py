@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from components.report.drawing import (
@@ -29,9 +29,10 @@ from components.report.drawing import (
     drawing,
     series,
 )
-from components.report.words import listed, percent, short_day, whole
+from components.report.words import THIN, listed, percent, short, short_day, whole
 
 Floats = NDArray[np.float64]
+_PERCENT: Final = FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}{THIN}%")
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def recalls(scenario: str, estimates: Sequence[Estimate], *, k: int) -> Markup:
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.08)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(_percent_axis(axes.get_xlim()))
-        axes.set_title(f"Scenario {scenario}")
+        axes.xaxis.set_major_formatter(_PERCENT)
+        plot.title(f"Scenario {short(scenario, 40)}")
         return plot.to_svg(
             name=f"recall-{scenario}", label=f"Recall at {k} in scenario {scenario}: {spoken}."
         )
@@ -111,21 +112,30 @@ def curves(
             f"best: {best_epoch}",
             (best_epoch, 1),
             xycoords=("data", "axes fraction"),
-            xytext=(4, -2),
+            xytext=(0, 2),
             textcoords="offset points",
-            va="top",
-            size=10,
+            ha="center",
+            va="bottom",
+            size=11,
             color=MUTED,
         )
         for (line, values), (colour, marker) in zip(lines.items(), colours, strict=True):
-            axes.plot(epochs, values, color=colour, marker=marker, ms=4.5, mec=PAPER, label=line)
+            axes.plot(
+                epochs,
+                values,
+                color=colour,
+                marker=marker,
+                ms=4.5,
+                mec=PAPER,
+                label=short(line, 24),
+            )
         if len(lines) > 1:
-            plot.canvas.legend(loc="outside lower center", ncols=4)
-        axes.set_title(title)
+            plot.legend()
+        plot.title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         if shares:
-            axes.yaxis.set_major_formatter(_percent_axis(axes.get_ylim()))
+            axes.yaxis.set_major_formatter(_PERCENT)
         return plot.to_svg(name=name, label=label)
 
 
@@ -155,14 +165,14 @@ def gates(
                 ms=8,
                 mec=PAPER,
                 ls="none",
-                label=f"scenario {scenario}",
+                label=short(f"scenario {scenario}", 24),
             )
         axes.set_xticks(range(num_layers), layers)
         axes.set_xlim(-0.6, num_layers - 0.4)
         axes.set_ylim(0, 1)
         axes.grid(axis="x", visible=False)
         axes.set_ylabel("gate activation")
-        plot.canvas.legend(loc="outside lower center", ncols=4)
+        plot.legend()
         spoken = "; ".join(
             f"scenario {s} " + ", ".join(f"{m:.2f}" for m in mean_LS[:, i])
             for i, s in enumerate(scenarios)
@@ -205,8 +215,8 @@ def days(bars: Sequence[DayBar]) -> Markup:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda rows, _: whole(int(rows))))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(axis="x", visible=False)
-        axes.set_title("Rows per day")
-        plot.canvas.legend(loc="outside lower center", ncols=2)
+        plot.title("Rows per day")
+        plot.legend()
         out = [short_day(b.date) for b in bars if b.excluded]
         return plot.to_svg(
             name="days",
@@ -225,15 +235,20 @@ def clicks(
             colour, marker = series(position)
             line_D = np.where(clicks_SD[position] > 0, clicks_SD[position], np.nan)
             axes.plot(
-                line_D, color=colour, marker=marker, ms=5, mec=PAPER, label=f"scenario {scenario}"
+                line_D,
+                color=colour,
+                marker=marker,
+                ms=5,
+                mec=PAPER,
+                label=short(f"scenario {scenario}", 24),
             )
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda rows, _: whole(int(rows))))
         axes.yaxis.set_minor_formatter("")
         axes.tick_params(which="minor", size=0)
         _date_axis(axes, dates)
-        axes.set_title("Clicks per scenario")
-        plot.canvas.legend(loc="outside lower center", ncols=4)
+        plot.title("Clicks per scenario")
+        plot.legend()
         spoken = "; ".join(
             f"scenario {s} {whole(int(clicks_SD[i].min()))} to {whole(int(clicks_SD[i].max()))}"
             for i, s in enumerate(scenarios)
@@ -244,8 +259,3 @@ def clicks(
 def _date_axis(axes: Axes, dates: Sequence[date]) -> None:
     every = max(1, -(-len(dates) // 6))
     axes.set_xticks(range(0, len(dates), every), [short_day(d) for d in dates[::every]])
-
-
-def _percent_axis(limits: tuple[float, float]) -> PercentFormatter:
-    span = abs(limits[1] - limits[0])
-    return PercentFormatter(1.0, decimals=0 if span > 0.04 else 1 if span > 0.004 else 2)

@@ -65,7 +65,7 @@ def look_inside(model: TwoTower, splits: Splits) -> Look | None:
 
 def graphs_section(look: Look | None, *, family: str) -> Section:
     """Return the section on the personal feature graphs."""
-    anchor, title = "graphs", "Feature graphs of six users"
+    anchor, title = "graphs", "Feature graphs"
     if look is None or not look.graphs.adjacency_BNN:
         return _absent(anchor, title, family=family, what="feature graph")
     weight_QNN = look.graphs.adjacency_BNN[0].double().numpy()
@@ -77,8 +77,9 @@ def graphs_section(look: Look | None, *, family: str) -> Section:
         title,
         paragraphs=(
             "How strongly the user tower joins each pair of a user's fields in its first layer "
-            f"({len(nodes)} fields; the darker, the stronger; one scale for all). "
-            "The users are spread evenly over the test window's known users.",
+            f"({len(nodes)} fields, columns in the order of rows; the fuller the colour, the "
+            "stronger; one scale for all). The users are spread evenly over those known in the "
+            "test window.",
             _likeness(weight_QNN),
         ),
         figures=tuple(
@@ -90,7 +91,7 @@ def graphs_section(look: Look | None, *, family: str) -> Section:
 
 def preferences_section(look: Look | None, *, scenarios: Sequence[str], family: str) -> Section:
     """Return the section on scenario preferences and on the gates that let them through."""
-    anchor, title = "preferences", "Scenario preferences and gates"
+    anchor, title = "preferences", "Preferences and gates"
     if look is None:
         return _absent(anchor, title, family=family, what="scenario preference")
     preference_QG = look.sample.preference_BW.double().numpy()

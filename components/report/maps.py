@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from components.report.drawing import GRID, HEAT_RGB, INK, WIDTH, drawing, series
-from components.report.words import percent
+from components.report.words import percent, short
 
 Floats = NDArray[np.float64]
 
@@ -24,14 +24,15 @@ def code_map(share_KS: Floats, *, scenarios: Sequence[str]) -> Markup:
     num_codes = len(share_KS)
     with drawing(width=WIDTH, height=max(240, min(110 + 24 * num_codes, 720))) as plot:
         axes = plot.axes
-        _heat(axes, share_KS, top=float(share_KS.max(initial=0.0)))
+        # Full strength is never reached, so that the numbers stay readable.
+        _heat(axes, share_KS, top=1.4 * float(share_KS.max(initial=0.0)))
         if num_codes <= 24:
             for (code, scenario), share in np.ndenumerate(share_KS):
                 if share > 0:
                     axes.text(
-                        scenario, code, percent(share, digits=0), ha="center", va="center", size=10
+                        scenario, code, percent(share, digits=0), ha="center", va="center", size=11
                     )
-        axes.set_xticks(range(len(scenarios)), [f"scenario {s}" for s in scenarios])
+        axes.set_xticks(range(len(scenarios)), [short(f"scenario {s}", 14) for s in scenarios])
         axes.xaxis.tick_top()
         axes.yaxis.set_major_locator(MaxNLocator(min(num_codes, 20), integer=True))
         axes.set_ylabel("code")
@@ -49,13 +50,13 @@ def adjacency(weight_NN: Floats, *, nodes: Sequence[str], user: str, top: float)
     """Return one user's feature graph as a heat map; ``top`` is the weight of full colour."""
     edges = np.triu(weight_NN, k=1)
     m, n = (int(node) for node in np.unravel_index(int(edges.argmax()), edges.shape))
-    size = 9.5 if len(nodes) <= 16 else 6.8
-    with drawing(width=WIDTH, height=WIDTH) as plot:
+    size = 12.5 if len(nodes) <= 20 else 9.5
+    with drawing(width=WIDTH, height=390) as plot:
         axes = plot.axes
         _heat(axes, weight_NN, top=top)
-        axes.set_xticks(range(len(nodes)), nodes, rotation=90, size=size)
+        axes.set_xticks([])
         axes.set_yticks(range(len(nodes)), nodes, size=size)
-        axes.set_title(user)
+        plot.title(user)
         return plot.to_svg(
             name=f"adjacency-{user}",
             label=f"Feature graph of {user}: {len(nodes)} by {len(nodes)} nodes, "
@@ -88,9 +89,9 @@ def preference_map(
                 ec=INK,
                 lw=1.8,
                 zorder=3,
-                label=f"scenario {scenario}",
+                label=short(f"scenario {scenario}", 24),
             )
-        plot.canvas.legend(loc="outside lower center", ncols=4, markerscale=0.6)
+        plot.legend(markerscale=0.6)
         axes.set_xlabel(
             f"first principal component ({percent(explained[0], digits=0)} of variance)"
         )

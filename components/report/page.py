@@ -25,12 +25,14 @@ class Cell:
     """One cell of a table.
 
     Attributes:
+        note: A smaller second line.
         tone: "good", "bad", "warn", "quiet" or empty; said in words by ``text`` too.
         title: What a pointer resting on it shows.
         code: Whether the text is an identifier.
     """
 
     text: str
+    note: str = ""
     tone: str = ""
     title: str = ""
     code: bool = False

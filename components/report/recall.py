@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from components.report import figures
 from components.report.figures import Estimate
 from components.report.page import Cell, Column, Figure, Section, Table
-from components.report.words import DASH, between, listed, percent, points, whole
+from components.report.words import DASH, between, count, listed, percent, points, whole
 from perscen.manifests import IndexesManifest
 
 DRAWN: Final = ("candidate", "champion", "segment_popularity", "scenario_popularity", "oracle")
@@ -37,13 +38,14 @@ def recall_section(
     models = [name for name in MODEL_NAMES if name in summary["models"]]
     paragraphs = [
         f"Share of a user's test clicks among the {k} items retrieved, averaged over users, with "
-        "95 % intervals. The candidate is measured through the indexes that would ship."
+        f"{percent(summary['interval_level'], digits=0)} intervals. The candidate is measured "
+        "through the indexes that would ship."
     ]
     if "champion" not in models:
         paragraphs.append("There is no champion yet, so none is drawn.")
     if columns := summary.get("segment_columns"):
         paragraphs.append(
-            f"Segment popularity ranks by clicks within the scenario and {listed(columns)}."
+            f"Segment popularity ranks by clicks within cells of {listed(['scenario', *columns])}."
         )
     paragraphs.append(
         _closeness(metrics, scenarios=scenarios, k=k)
@@ -54,7 +56,7 @@ def recall_section(
         _recall_table(metrics, models=models, scenarios=scenarios, k=k, ks=summary["ks"]),
         _differences(summary.get("differences", {}), scenarios=scenarios),
         _slices(summary.get("slices", []), scenarios=scenarios, k=k),
-        _index_table(indexes, summary.get("index_recall", {})),
+        _index_table(indexes, summary.get("index_recall", {}), scenarios=scenarios),
     ]
     return Section(
         anchor="recall",
@@ -79,13 +81,13 @@ def share_of_best(metrics: Mapping[str, Any], *, scenario: str, k: int) -> float
 
 def _closeness(metrics: Mapping[str, Any], *, scenarios: Sequence[str], k: int) -> str:
     shares = [
-        f"{percent(share, digits=0)} in scenario {s}"
+        f"{percent(share, digits=0)} of it in scenario {s}"
         for s in scenarios
         if (share := share_of_best(metrics, scenario=s, k=k)) is not None
     ]
     return (
-        "The log is synthetic, so the best possible recall is known: a model that knew every "
-        f"user's true taste. The candidate comes to {listed(shares)} of it."
+        "The log is synthetic, so the best possible recall is known: that of a model that "
+        f"knew every user's true taste. The candidate reaches {listed(shares)}."
     )
 
 
@@ -134,8 +136,11 @@ def _differences(differences: Mapping[str, Any], *, scenarios: Sequence[str]) ->
         for s in (*scenarios, "macro"):
             d = by_scenario.get(s)
             tone = "" if d is None else "good" if d["low"] > 0 else "bad" if d["high"] < 0 else ""
-            text = DASH if d is None else f"{points(d['delta'])} ({between(d['low'], d['high'])})"
-            cells.append(Cell(text, tone=tone))
+            cells.append(
+                Cell(DASH)
+                if d is None
+                else Cell(points(d["delta"]), note=between(d["low"], d["high"]), tone=tone)
+            )
         rows.append(tuple(cells))
     if not rows:
         return None
@@ -153,12 +158,16 @@ def _differences(differences: Mapping[str, Any], *, scenarios: Sequence[str]) ->
 def _slices(
     slices: Sequence[Mapping[str, Any]], *, scenarios: Sequence[str], k: int
 ) -> Table | None:
+    order = list(dict.fromkeys(row["slice"] for row in slices))
     own = {
         (row["slice"], str(row["value"]), row["scenario"]): row
         for row in slices
         if row["model"] == "candidate"
     }
-    names = list(dict.fromkeys((slice_name, value) for slice_name, value, _ in own))
+    names = sorted(
+        dict.fromkeys((slice_name, value) for slice_name, value, _ in own),
+        key=lambda pair: (order.index(pair[0]), _leading_number(pair[1]), pair[1]),
+    )
     if not names:
         return None
     rows = []
@@ -166,21 +175,27 @@ def _slices(
         cells = [Cell(f"{slice_name.replace('_', ' ')}: {value}")]
         for s in scenarios:
             row = own.get((slice_name, value, s))
-            text = (
-                DASH
+            cells.append(
+                Cell(DASH)
                 if row is None
-                else f"{percent(row[f'recall_{k}'])} ({whole(row['num_users'])})"
+                else Cell(percent(row[f"recall_{k}"]), note=count(row["num_users"], "user"))
             )
-            cells.append(Cell(text))
         rows.append(tuple(cells))
     return Table(
-        f"Recall@{k} of the candidate within slices, with the number of users",
+        f"Recall@{k} of the candidate within slices of users",
         (Column("Slice", numeric=False), *(Column(f"Scenario {s}") for s in scenarios)),
         tuple(rows),
     )
 
 
-def _index_table(indexes: IndexesManifest, recall: Mapping[str, float]) -> Table:
+def _leading_number(value: str) -> int:
+    digits = re.match(r"\d+", value)
+    return int(digits[0]) if digits else 0
+
+
+def _index_table(
+    indexes: IndexesManifest, recall: Mapping[str, float], *, scenarios: Sequence[str]
+) -> Table:
     return Table(
         "Indexes that would ship, and the share of the exact top they return",
         (
@@ -198,6 +213,7 @@ def _index_table(indexes: IndexesManifest, recall: Mapping[str, float]) -> Table
                 Cell(percent(record.recall)),
                 Cell(percent(recall.get(s))),
             )
-            for s, record in indexes.indexes.items()
+            for s in scenarios
+            if (record := indexes.indexes.get(s))
         ),
     )

@@ -99,12 +99,18 @@ def codes_section(
             "Each query's scenario history falls on one code of a codebook shared by all "
             "scenarios. The map shows which share of a scenario's validation queries each code "
             "took; scenarios that differ in taste differ in column.",
-            f"{count(len(unused), 'code is', 'codes are')} used by no scenario"
-            + (f": {listed([str(n) for n in unused])}." if 0 < len(unused) <= 12 else "."),
+            _unused(unused),
         ),
         figures=tuple(drawn),
         tables=(_usage_table(count_KS, share_KS, best=best, scenarios=scenarios),),
     )
+
+
+def _unused(codes: Sequence[int]) -> str:
+    if not codes:
+        return "Every code is used in some scenario."
+    text = f"{count(len(codes), 'code is', 'codes are')} used in no scenario"
+    return f"{text}: {listed([str(n) for n in codes])}." if len(codes) <= 12 else f"{text}."
 
 
 def perplexity(share_K: NDArray[np.float64]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from components.report.page import (
@@ -14,7 +14,7 @@ from components.report.page import (
     Table,
     VerdictView,
 )
-from components.report.words import between, count, percent, points, whole
+from components.report.words import between, count, percent, points, sentence, whole
 from perscen.evaluation.verdict import (
     Decision,
     Finding,
@@ -42,17 +42,23 @@ def verdict_view(verdict: Verdict, *, facts: Sequence[Fact]) -> VerdictView:
     promoted = verdict.decision is Decision.PROMOTE
     first = verdict.champion_bundle_id is None
     level = percent(1 - verdict.alpha, digits=0)
-    scale = _Scale(verdict.scenarios)
+    bars = interval_bars(verdict.scenarios)
     return VerdictView(
         decision="Promote" if promoted else "Refuse",
         tone="good" if promoted else "bad",
         headline=_headline(promoted=promoted, first=first),
-        why=(verdict.summary, *(f.message for f in verdict.findings if _concerns_all(f))),
+        why=tuple(
+            sentence(text)
+            for text in (
+                verdict.summary,
+                *(f.message for f in verdict.findings if _concerns_all(f)),
+            )
+        ),
         facts=tuple(facts),
         metric=f"Recall@{verdict.k} on the test window. Differences are candidate minus "
         f"{'scenario popularity, since there is no champion yet' if first else 'champion'}, over "
         f"the same users, in percentage points; each bound holds with {level} confidence.",
-        rows=tuple(_row(s, scale) for s in verdict.scenarios),
+        rows=tuple(_row(s, bar) for s, bar in zip(verdict.scenarios, bars, strict=True)),
         findings=_findings(verdict),
     )
 
@@ -69,8 +75,7 @@ def _concerns_all(finding: Finding) -> bool:
     return finding.scenario is None and finding.outcome is not Outcome.PASS
 
 
-def _row(scenario: ScenarioVerdict, scale: _Scale) -> ScenarioRow:
-    s = scenario
+def _row(s: ScenarioVerdict, bar: IntervalBar | None) -> ScenarioRow:
     return ScenarioRow(
         scenario=s.scenario,
         users=whole(s.num_users),
@@ -80,23 +85,23 @@ def _row(scenario: ScenarioVerdict, scale: _Scale) -> ScenarioRow:
         versus=f"against {_NAMES[s.compared_with]}",
         difference=points(s.difference),
         interval="" if s.low is None else f"({between(s.low, s.high)})",
-        bar=scale.bar(s),
+        bar=bar,
         outcome=s.outcome.value,
         tone=_TONES[s.outcome],
-        reasons=s.reasons or ("Every gate passed.",),
+        reasons=tuple(map(sentence, s.reasons)) or ("Every gate passed.",),
         policy=" ".join(filter(None, [_POLICIES[s.policy] if s.policy else "", _evidence(s)])),
     )
 
 
 def _evidence(s: ScenarioVerdict) -> str:
-    if s.margin is None or s.detectable_effect is None:
-        return ""
+    if s.margin is None or s.detectable_effect is None or s.outcome is Outcome.INSUFFICIENT:
+        return ""  # an INSUFFICIENT finding says these numbers itself
     text = (
         f"Tolerated loss {_loss(s.margin)} points; with {count(s.num_users, 'user')} a loss of "
         f"{_loss(s.detectable_effect)} or more would be found."
     )
     if s.detectable_effect > s.margin and s.users_needed is not None:
-        text += f" To see the tolerated loss takes {count(s.users_needed, 'user')}."
+        text += f" Seeing the tolerated loss takes {count(s.users_needed, 'user')}."
     return text
 
 
@@ -104,35 +109,35 @@ def _loss(share: float) -> str:
     return f"{share * 100:.2f}"
 
 
-class _Scale:
-    """One scale for all scenarios, so that their bars can be compared."""
+def interval_bars(scenarios: Sequence[ScenarioVerdict]) -> list[IntervalBar | None]:
+    """Return a bar for each scenario, None where there is no interval; all share one scale."""
+    ends = [0.0]
+    for s in scenarios:
+        ends += [v for v in (s.low, s.high, s.difference) if v is not None]
+        ends += [-s.margin] if s.margin is not None else []
+    room = 0.06 * (max(ends) - min(ends)) or 1.0
+    start, length = min(ends) - room, max(ends) - min(ends) + 2 * room
 
-    def __init__(self, scenarios: Sequence[ScenarioVerdict]) -> None:
-        ends = [0.0]
-        for s in scenarios:
-            ends += [v for v in (s.low, s.high, s.difference) if v is not None]
-            ends += [-s.margin] if s.margin is not None else []
-        room = 0.06 * (max(ends) - min(ends)) or 1.0
-        self._start, self._length = min(ends) - room, max(ends) - min(ends) + 2 * room
+    def at(value: float) -> float:
+        return round(100 * (value - start) / length, 2)
 
-    def bar(self, s: ScenarioVerdict) -> IntervalBar | None:
-        """Return the scenario's bar, or None when there is no interval."""
-        if s.difference is None or s.low is None or s.high is None:
-            return None
-        margin = "" if s.margin is None else f"; a loss of {_loss(s.margin)} is tolerated"
-        return IntervalBar(
-            zero=self._at(0.0),
-            margin=None if s.margin is None else self._at(-s.margin),
-            low=self._at(s.low),
-            high=self._at(s.high),
-            point=self._at(s.difference),
-            tone=_TONES[s.outcome],
-            label=f"Scenario {s.scenario}: difference {points(s.difference)} points, interval "
-            f"{between(s.low, s.high)}{margin}.",
-        )
+    return [_bar(s, at) for s in scenarios]
 
-    def _at(self, value: float) -> float:
-        return round(100 * (value - self._start) / self._length, 2)
+
+def _bar(s: ScenarioVerdict, at: Callable[[float], float]) -> IntervalBar | None:
+    if s.difference is None or s.low is None or s.high is None:
+        return None
+    margin = "" if s.margin is None else f"; a loss of {_loss(s.margin)} is tolerated"
+    return IntervalBar(
+        zero=at(0.0),
+        margin=None if s.margin is None else at(-s.margin),
+        low=at(s.low),
+        high=at(s.high),
+        point=at(s.difference),
+        tone=_TONES[s.outcome],
+        label=f"Scenario {s.scenario}: difference {points(s.difference)} points, interval "
+        f"{between(s.low, s.high)}{margin}.",
+    )
 
 
 def _findings(verdict: Verdict) -> Table:
@@ -146,7 +151,7 @@ def _findings(verdict: Verdict) -> Table:
                 Cell(f.gate),
                 Cell(f.scenario if f.scenario is not None else "all"),
                 Cell(f.outcome.value, tone=_TONES[f.outcome]),
-                Cell(f.message),
+                Cell(sentence(f.message)),
             )
             for f in verdict.findings
         ),

@@ -12,7 +12,11 @@ MINUS: Final = "\N{MINUS SIGN}"
 
 def percent(share: float | None, *, digits: int = 1) -> str:
     """Return a share as percent, or a dash when there is none."""
-    return DASH if share is None else f"{share * 100:.{digits}f}{THIN}%"
+    if share is None:
+        return DASH
+    if 0 < share < 0.5 * 10 ** -(digits + 2):
+        return f"<{10**-digits:g}{THIN}%"
+    return f"{share * 100:.{digits}f}{THIN}%"
 
 
 def points(difference: float | None, *, digits: int = 2) -> str:
@@ -47,6 +51,16 @@ def day(value: date) -> str:
 def short_day(value: date) -> str:
     """Return a date as "5 May"."""
     return f"{value.day} {value:%b}"
+
+
+def sentence(text: str) -> str:
+    """Return a message as a sentence: with a capital and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def short(name: str, most: int) -> str:
+    """Return a name cut to at most so many characters."""
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def listed(names: list[str] | tuple[str, ...]) -> str:

@@ -179,12 +179,14 @@ def _clean_log(directory: Path, run: Run, splits: Splits, stamp: dict) -> Manife
                 "passed": True,
                 "observed": "16,902",
                 "expected": "at least 7,800",
+                "severity": "error",
             },
             {
                 "name": "every scenario present",
                 "passed": False,
                 "observed": "1, 4, 2",
                 "expected": "1, 4, 2, 0",
+                "severity": "error",
             },
         ],
     }
@@ -341,7 +343,10 @@ def _scores(directory: Path, run: Run, splits: Splits, stamp: dict) -> Manifest:
             "num_users": users // 3,
             "recall_50": 0.6 * b,
         }
-        for name, values in (("new_user", ("yes", "no")), ("history_length", ("0", "1–5", "6+")))
+        for name, values in (
+            ("new_user", ("yes", "no")),
+            ("history_length", ("0-0", "1-4", "20-49", "5-19")),
+        )
         for value in values
         for s, b, users in zip(SCENARIOS, _BEST, _USERS, strict=True)
         for model in ("candidate", "scenario_popularity")
@@ -350,6 +355,7 @@ def _scores(directory: Path, run: Run, splits: Splits, stamp: dict) -> Manifest:
         directory / "summary.json",
         {
             "ks": [50, 100],
+            "interval_level": 0.95,
             "models": models,
             "differences": differences,
             "slices": slices,
