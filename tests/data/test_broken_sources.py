@@ -78,7 +78,12 @@ FAULTS: dict[str, tuple[str, Spoil, str]] = {
         lambda data: _in_row(5, lambda row: row.replace(b'9"', b"9", 1))(
             _in_row(6, lambda row: row.replace(b'"3', b'3"', 1))(data)
         ),
-        "cannot be read as CSV|is not closed on its line|fields, expected",
+        r":5: the row has 13 fields, expected 12",
+    ),
+    "a quote over two lines": (
+        ITEMS,
+        lambda data: data.replace(b'"3,9"\n', b'"3\n9"\n', 1),
+        "column 'tag' is not closed on its line",
     ),
 }
 
