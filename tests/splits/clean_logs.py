@@ -43,7 +43,7 @@ def day(n: int) -> date:
 
 
 def click(user: str, item: str, scenario: str, time_ms: int, **more: Any) -> dict[str, Any]:
-    """Return one row; ``clicked=False`` makes it an impression, ``date=`` gives it another log date."""
+    """Return one row; ``clicked=False`` makes it an impression, ``date=`` sets its log date."""
     return {
         "user_id": user,
         "item_id": item,
@@ -104,7 +104,7 @@ def write_clean_log(
     excluded: dict[date, str] | None = None,
     logical_date: date | None = None,
 ) -> Path:
-    """Write a clean log artifact; rows without a ``date`` lie in the partition of their local day."""
+    """Write a clean log artifact; a row without a ``date`` is filed under its local day."""
     frame = pd.DataFrame(rows)
     local = pd.to_datetime(frame["event_time_ms"] + 8 * HOUR, unit="ms").dt.strftime("%Y-%m-%d")
     given = frame["date"] if "date" in frame else pd.Series(np.nan, index=frame.index, dtype=object)

@@ -15,10 +15,11 @@ from perscen.errors import ArtifactError, ConfigError
 from perscen.manifests import CleanLogManifest, Window
 from tests.splits.clean_logs import at, click, day, some_rows, write_clean_log
 
+LOGICAL = day(5)
 WINDOWS = {"train_days": 4, "valid_days": 1, "test_days": 1, "num_scenarios": 2}
 
 
-def run(tmp_path: Path, clean_log: Path, *, logical=day(5), out: str = "splits", **split):
+def run(tmp_path: Path, clean_log: Path, *, logical=LOGICAL, out: str = "splits", **split):
     config = tmp_path / "params.yaml"
     tree = {
         "run": {"logical_date": logical},
