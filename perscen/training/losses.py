@@ -23,6 +23,7 @@ from perscen.config import TrainConfig
 from perscen.data.batches import ItemSource, UserBatch, UserSource
 from perscen.data.sampling import NegativeSampler
 from perscen.data.splits import Splits
+from perscen.models.gather import spread
 from perscen.models.two_tower import TwoTower
 from perscen.schema import FIRST_ROW
 
@@ -97,9 +98,7 @@ class Objective:
                 logits_BC, auxiliary = self._over_the_catalogue(rows_B)
             else:
                 logits_BC, auxiliary = self._grouped(rows_B, candidates_BC)
-        if logits_BC.dtype == torch.bfloat16:
-            logits_BC = logits_BC.float()
-        task_B = self._row_loss(logits_BC, target_B)
+        task_B = self._row_loss(_wide(logits_BC), target_B)
         total = task_B.mean() + self._config.vq_weight * auxiliary
         return BatchLoss(task_B=task_B, auxiliary=auxiliary, total=total)
 
@@ -130,9 +129,9 @@ class Objective:
             rows_M, index_P = torch.unique(items_P, return_inverse=True)
             items = self._items.batch(rows_M)
         vectors_PG = self._model.encode_items(items, index_P, keys_P // self._items.num_rows)
-        candidates_BCG = F.embedding(pair_BC, vectors_PG)
-        logits_BC = (candidates_BCG @ users.vectors_BG[:, :, None]).squeeze(-1)
-        return logits_BC, users.auxiliary_loss
+        vectors_PG, vectors_BG = _wide(vectors_PG), _wide(users.vectors_BG)
+        candidates_BCG = spread(vectors_PG, pair_BC.flatten()).view(*pair_BC.shape, -1)
+        return (candidates_BCG @ vectors_BG[:, :, None]).squeeze(-1), users.auxiliary_loss
 
     def _over_the_catalogue(self, rows_B: Longs) -> tuple[Tensor, Tensor]:
         batch = self._user_batch(rows_B)
@@ -166,3 +165,8 @@ class Objective:
 
     def _on_device(self, values: Longs) -> Tensor:
         return torch.from_numpy(values).to(self._device)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Return what reduced precision computed in float32; anything else as it is."""
+    return values.float() if values.dtype == torch.bfloat16 else values

@@ -1,66 +1,48 @@
-"""Adam in the three forms the settings offer (spec 2.8, 6.3)."""
+"""Adam in the three forms the settings offer (spec 2.8, 6.3).
+
+Letters: R table rows, K rows a batch has met, D width.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer, SparseAdam
+from torch.optim import Adam, AdamW, Optimizer
 
 from perscen.config import OptimConfig
+from perscen.models.embedding import FieldTable
+
+_BETAS: Final = (0.9, 0.999)
+_EPS: Final = 1e-8
+"""Both as torch's Adam has them."""
 
 
 class Optimiser:
-    """Adam on every parameter, or Adam beside row-wise lazy Adam on the embedding tables.
-
-    Lazy Adam touches the rows a batch has met: the others keep their moments and feel no weight
-    decay, which makes it another update rule, and a step on a huge table cheap.
-    """
+    """Adam on every parameter, or Adam beside row-wise lazy Adam on the embedding tables."""
 
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
-        self._config = config
-        tables = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
-        self._lazy = [m.weight for m in tables] if config.sparse_embeddings else []
-        for table in tables if config.sparse_embeddings else ():
-            table.sparse = True
-        lazy = {id(parameter) for parameter in self._lazy}
+        tables = list(_tables(model)) if config.sparse_embeddings else []
+        lazy = {id(table) for table in tables}
         dense = [p for p in model.parameters() if id(p) not in lazy]
         adam = AdamW if config.decoupled else Adam
         self._parts: list[Optimizer] = [
             adam(dense, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         ]
-        if self._lazy:
-            self._parts.append(SparseAdam(self._lazy, lr=config.lr))
+        if tables:
+            self._parts.append(LazyAdam(tables, config))
 
     def zero_grad(self) -> None:
         """Drop the gradients of the last step."""
         for part in self._parts:
             part.zero_grad(set_to_none=True)
 
-    @torch.no_grad()
     def step(self) -> None:
         """Update the parameters from their gradients."""
-        for table in self._lazy:
-            self._decay_rows(table)
         for part in self._parts:
             part.step()
-
-    def _decay_rows(self, table: Tensor) -> None:
-        """Add weight decay to the rows the gradient has, which SparseAdam itself cannot."""
-        if table.grad is None or self._config.weight_decay == 0:
-            return
-        grad = table.grad.coalesce()
-        rows_R = grad.indices()[0]
-        if self._config.decoupled:
-            shrunk_RD = table[rows_R] * (1 - self._config.lr * self._config.weight_decay)
-            table.index_copy_(0, rows_R, shrunk_RD)
-            return
-        values_RD = grad.values() + self._config.weight_decay * table[rows_R]
-        table.grad = torch.sparse_coo_tensor(
-            grad.indices(), values_RD, grad.shape, is_coalesced=True, check_invariants=False
-        )
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return the moments and step counts."""
@@ -70,3 +52,53 @@ class Optimiser:
         """Take over moments and step counts."""
         for part, saved in zip(self._parts, state, strict=True):
             part.load_state_dict(saved)
+
+
+class LazyAdam(Optimizer):
+    """Adam on the rows that have a gradient: the others keep their moments and feel no decay.
+
+    Another update rule than Adam's, and on a huge table a far cheaper one. Rows are found by their
+    gradient, so it does not matter how a model gathers them; torch's ``SparseAdam`` needs sparse
+    gradients and knows no weight decay.
+    """
+
+    def __init__(self, tables: Iterable[Tensor], config: OptimConfig) -> None:
+        super().__init__(tables, {})
+        self._config = config
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Update the rows that have a gradient."""
+        for group in self.param_groups:
+            for table_RD in group["params"]:
+                if table_RD.grad is not None:
+                    self._update(table_RD)
+
+    def _update(self, table_RD: Tensor) -> None:
+        assert table_RD.grad is not None
+        beta1, beta2 = _BETAS
+        state = self.state[table_RD]
+        if not state:
+            state["step"] = 0
+            state["mean_RD"], state["square_RD"] = (torch.zeros_like(table_RD) for _ in range(2))
+        state["step"] += 1
+        rows_K = table_RD.grad.any(dim=1).nonzero()[:, 0]
+        grad_KD, rows_KD = table_RD.grad[rows_K], table_RD[rows_K]
+        lr, decay = self._config.lr, self._config.weight_decay
+        if self._config.decoupled:
+            rows_KD = rows_KD * (1 - lr * decay)
+        else:
+            grad_KD = grad_KD + decay * rows_KD
+        mean_KD = state["mean_RD"][rows_K].lerp_(grad_KD, 1 - beta1)
+        square_KD = state["square_RD"][rows_K].lerp_(grad_KD.square(), 1 - beta2)
+        state["mean_RD"][rows_K], state["square_RD"][rows_K] = mean_KD, square_KD
+        size_KD = (square_KD / (1 - beta2 ** state["step"])).sqrt_() + _EPS
+        table_RD[rows_K] = rows_KD - lr / (1 - beta1 ** state["step"]) * mean_KD / size_KD
+
+
+def _tables(model: nn.Module) -> Iterable[Tensor]:
+    for module in model.modules():
+        if isinstance(module, FieldTable):
+            yield module.weight_RD
+        elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            yield module.weight

@@ -47,7 +47,6 @@ class TinyTower(TwoTower):
             users.spec_history.offsets_B1,
             mode="mean",
             include_last_offset=True,
-            sparse=self.item.sparse,
         )
         vectors = self.user(users.categorical_BF[:, 0]) + self.scenario(users.scenario_B) + history
         return EncodedUsers(

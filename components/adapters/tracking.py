@@ -1,0 +1,159 @@
+"""The MLflow tracking server: the settings of a training, and a curve per metric.
+
+Tracking is for looking at. What a model is and how well it does stands in its artifact, so a server
+that is gone costs a warning, never a training.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from perscen.errors import Preempted
+from perscen.training.records import EpochRecord
+
+logger = logging.getLogger(__name__)
+for _noisy in ("alembic", "mlflow.store.db.utils"):
+    logging.getLogger(_noisy).setLevel(logging.WARNING)
+
+EXPERIMENT: Final = "perscen"
+_AT_ONCE: Final = 100
+"""Parameters MLflow takes in one call."""
+_FOREIGN: Final = re.compile(r"[^\w\-. /:]")
+"""What MLflow refuses in the name of a metric."""
+
+
+class Tracker:
+    """A training's run in MLflow; takes note of each epoch, and keeps what it could not send."""
+
+    def __init__(self, *, monitor_k: int, tracking_uri: str | None) -> None:
+        self._monitor_k = monitor_k
+        self._tracking_uri = tracking_uri or mlflow.get_tracking_uri()
+        self._client: MlflowClient | None = None
+        self._run_id = ""
+        self._unsent: list[Metric] = []
+
+    def step_done(self, *, epoch: int, step: int, num_steps: int) -> None:
+        """Take no note of single steps."""
+
+    def epoch_done(self, record: EpochRecord) -> None:
+        """Log the losses, the recall and the use of the codebook per scenario."""
+        now = time.time_ns() // 1_000_000
+        values = epoch_metrics(record, k=self._monitor_k)
+        self._unsent += [Metric(name, v, now, record.epoch) for name, v in values.items()]
+        if self._client is not None:
+            self._try("log metrics", self._send)
+
+    def start(self, *, tags: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+        """Open a run with its tags and parameters."""
+        self._try("start a run", lambda: self._start(tags, settings))
+
+    def end(self, status: str) -> None:
+        """Send what is left, and close the run as FINISHED, FAILED or KILLED."""
+        if self._run_id:
+            self._client = self._client or MlflowClient(self._tracking_uri)
+            self._try("end the run", lambda: self._end(status))
+
+    def _start(self, tags: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+        client = MlflowClient(self._tracking_uri)
+        found = client.get_experiment_by_name(EXPERIMENT)
+        experiment_id = found.experiment_id if found else client.create_experiment(EXPERIMENT)
+        self._run_id = client.create_run(experiment_id, tags=dict(tags)).info.run_id
+        self._client = client
+        params = [Param(name, str(value)) for name, value in flatten(settings)]
+        for first in range(0, len(params), _AT_ONCE):
+            client.log_batch(self._run_id, params=params[first : first + _AT_ONCE])
+
+    def _send(self) -> None:
+        assert self._client is not None
+        self._client.log_batch(self._run_id, metrics=self._unsent)
+        self._unsent = []
+
+    def _end(self, status: str) -> None:
+        assert self._client is not None
+        if self._unsent:
+            self._send()
+        self._client.set_terminated(self._run_id, status)
+
+    def _try(self, action: str, call: Callable[[], None]) -> None:
+        try:
+            with warnings.catch_warnings():
+                # MLflow uses what newer SQLAlchemy releases call deprecated: not ours to mend.
+                warnings.simplefilter("ignore")
+                call()
+        except (MlflowException, SQLAlchemyError, OSError) as exc:
+            # One warning, and no further call until the end: each may wait for minutes.
+            self._client = None
+            logger.warning(
+                "tracking server not reached, training goes on",
+                extra={"action": action, "address": self._tracking_uri, "reason": str(exc)[:300]},
+            )
+
+
+@contextmanager
+def tracking(
+    *,
+    tags: Mapping[str, str],
+    settings: Mapping[str, Any],
+    monitor_k: int,
+    tracking_uri: str | None = None,
+) -> Iterator[Tracker]:
+    """Give a tracker whose run ends as the block does.
+
+    Args:
+        tags: Whose run it is.
+        settings: Sections by name; logged as dotted parameters.
+        monitor_k: The K of the recall.
+        tracking_uri: The MLflow address; MLflow's own choice by default (``MLFLOW_TRACKING_URI``,
+            else ``sqlite:///mlflow.db``).
+    """
+    tracker = Tracker(monitor_k=monitor_k, tracking_uri=tracking_uri)
+    tracker.start(tags=tags, settings=settings)
+    status = "KILLED"
+    try:
+        yield tracker
+        status = "FINISHED"
+    except Exception as exc:
+        status = "KILLED" if isinstance(exc, Preempted) else "FAILED"
+        raise
+    finally:
+        tracker.end(status)
+
+
+def epoch_metrics(record: EpochRecord, *, k: int) -> dict[str, float]:
+    """Return an epoch's numbers under MLflow's names, such as ``recall_100/<scenario>``."""
+    per_scenario = {
+        f"recall_{k}": {**record.recall, "macro": record.macro_recall},
+        "code_usage": record.code_usage,
+        "code_perplexity": record.code_perplexity,
+    }
+    return {
+        "loss": record.loss,
+        "task_loss": record.task_loss,
+        "auxiliary_loss": record.auxiliary_loss,
+        **{
+            f"{metric}/{_FOREIGN.sub('_', scenario)}": value
+            for metric, values in per_scenario.items()
+            for scenario, value in values.items()
+        },
+    }
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested settings under dotted names."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,73 @@
+"""Recipes: settings of model and training that belong together."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Final, NamedTuple
+
+from perscen.config import BatchConfig, OptimConfig, TrainConfig
+from perscen.errors import ConfigError
+from perscen.models.config import (
+    EmbeddingConfig,
+    GraphConfig,
+    ModelConfig,
+    PerscenConfig,
+)
+
+
+class Recipe(NamedTuple):
+    """A model section and a train section."""
+
+    model: ModelConfig
+    train: TrainConfig
+
+
+PAPER: Final = Recipe(
+    # The paper's settings (Du et al. 2025, arXiv:2506.18382, Table 6), but for what gets a model
+    # off the plateau of global popularity: larger starting embeddings, whose products do not
+    # vanish, a larger step, and a patience that does not fire on the plateau.
+    model=PerscenConfig(emb=EmbeddingConfig(init_std=0.3)),
+    train=TrainConfig(optim=OptimConfig(lr=3e-3), patience=8, min_epochs=10),
+)
+
+BEST: Final = Recipe(
+    # What trains well on real logs: the popularity of an item in a scenario is a prior to correct,
+    # not something to discover; the softmax over the whole catalogue of one scenario at a time says
+    # what to correct; ids of users with a handful of clicks only overfit.
+    model=PerscenConfig(
+        emb=EmbeddingConfig(init_std=0.1),
+        graph=GraphConfig(power="refined"),
+        score="cosine",
+        temperature=0.1,
+        learn_temperature=True,
+        item_bias="popularity",
+        dropout=0.1,
+        exclude_fields=("user_id",),
+        shown_sequence=True,
+    ),
+    train=TrainConfig(
+        loss="full_softmax",
+        optim=OptimConfig(lr=3e-3),
+        batch=BatchConfig(size=1024, unit="positives", by_scenario=True),
+        max_epochs=30,
+        patience=8,
+    ),
+)
+
+RECIPES: Final[dict[str, Recipe]] = {"paper": PAPER, "best": BEST}
+
+
+def recipe_named(name: str) -> Recipe:
+    """Return a recipe.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    try:
+        return RECIPES[name]
+    except KeyError:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        raise ConfigError(
+            f"there is no recipe {name!r}; there are {', '.join(sorted(RECIPES))}",
+            hint=f"did you mean {near[0]!r}?" if near else "",
+        ) from None
