@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from perscen.evaluation.statistics import (
     users_needed,
 )
 from perscen.evaluation.verdict import Comparison, Outcome, Policy
+
+_ROUNDING: Final = 1e-12
 
 
 def compare(evidence: Evidence, baseline: str, config: GateConfig) -> Mapping[str, Comparison]:
@@ -69,15 +72,20 @@ def outcome_of(comparison: Comparison, config: GateConfig) -> Outcome:
         return Outcome.INSUFFICIENT
     if comparison.low > -comparison.margin:
         return Outcome.PASS
-    if comparison.high < 0 and comparison.difference <= -comparison.margin:
+    if comparison.high < 0 and _loses_the_margin(comparison):
         return Outcome.FAIL
     return Outcome.INSUFFICIENT
 
 
 def policy_of(comparison: Comparison) -> Policy:
     """Return what follows when the data cannot tell: a loss of the margin is not shipped."""
-    lost = comparison.difference < 0 and comparison.difference <= -comparison.margin
-    return Policy.HOLD if lost else Policy.SHIP_AND_WATCH
+    return Policy.HOLD if _loses_the_margin(comparison) else Policy.SHIP_AND_WATCH
+
+
+def _loses_the_margin(comparison: Comparison) -> bool:
+    # A loss of exactly the margin must not slip through by the last bit of a float; and a model that
+    # is equal has lost nothing, even where the margin is 0.
+    return comparison.difference < 0 and comparison.difference <= -comparison.margin + _ROUNDING
 
 
 def describe(comparison: Comparison, outcome: Outcome, config: GateConfig) -> str:
