@@ -130,7 +130,15 @@ PIPELINE: Final = Pipeline(
             inputs=("splits", "champion"),
             output="model",
             sections=("model", "train"),
-            code=("components/steps/train.py", *_DATA, *_MODEL, "perscen/training"),
+            code=(
+                "components/steps/train.py",
+                *_DATA,
+                *_MODEL,
+                "perscen/training",
+                "perscen/seeding.py",
+                "perscen/evaluation/metrics.py",
+                "perscen/retrieval/exact.py",
+            ),
             accelerated=True,
         ),
         Step(
