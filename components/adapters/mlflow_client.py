@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from perscen.errors import ArtifactError, ConfigError, PerscenError, ServiceUnavailable
+from perscen.errors import ConfigError, PerscenError, ServiceUnavailable
 
 for _noisy in ("alembic", "mlflow.store.db.utils"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
@@ -70,18 +70,12 @@ def talking(action: str, *, tracking_uri: str) -> Iterator[None]:
 
     Raises:
         ConfigError: MLflow refused the request as it was put.
-        ArtifactError: A stored file is gone.
         ServiceUnavailable: MLflow or its store of files did not answer, or answered with a fault.
     """
     try:
         yield
     except MlflowException as exc:
         raise _translate(exc, f"could not {action} at {tracking_uri}: {exc.message}") from exc
-    except FileNotFoundError as exc:
-        raise ArtifactError(
-            f"could not {action} at {tracking_uri}: {exc}",
-            hint="the files of a version are never moved; go back to another release",
-        ) from exc
     except (OSError, SQLAlchemyError) as exc:
         if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise  # a full disk of ours; whoever writes the output says so

@@ -201,9 +201,7 @@ class Registry:
         self._cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._cache, prefix=".download-") as scratch:
             with self._talk(f"download version {release.version} of {self.name!r}"):
-                place = download_artifacts(
-                    artifact_uri=release.source, dst_path=scratch, tracking_uri=self.tracking_uri
-                )
+                place = self._copy_stored(release, to=scratch)
             found = open_bundle(Path(place)).manifest.bundle_id
             if found != release.bundle_id:
                 raise ArtifactError(
@@ -216,6 +214,21 @@ class Registry:
                 target.rename(Path(scratch) / "replaced")
             Path(place).rename(target)
         return open_bundle(target)
+
+    def _copy_stored(self, release: Release, *, to: str) -> str:
+        try:
+            place: str = download_artifacts(
+                artifact_uri=release.source, dst_path=to, tracking_uri=self.tracking_uri
+            )
+        except MlflowException as exc:
+            if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise ArtifactError(
+                f"version {release.version} of {self.name!r} has lost its files: nothing is stored "
+                f"at {release.source}",
+                hint="go back to another release",
+            ) from exc
+        return place
 
     def _aliased(self, alias: str) -> Release | None:
         with self._talk(f"read the alias {alias!r}"):

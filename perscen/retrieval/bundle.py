@@ -26,7 +26,6 @@ from pydantic import Field, TypeAdapter, ValidationError
 from perscen.data.splits import Splits
 from perscen.errors import ArtifactError
 from perscen.manifests import Record
-from perscen.models.fingerprint import METRIC, MODEL_FILES
 from perscen.retrieval.index import file_stem
 from perscen.retrieval.pair import Pair
 from perscen.retrieval.probes import Probes
@@ -34,6 +33,13 @@ from perscen.retrieval.served import ServedUsers
 
 BUNDLE_NAME: Final = "bundle.json"
 REPORT: Final = "report"
+_MODEL_FILES: Final = (
+    "model.json",
+    "scalers.json",
+    "schema.json",
+    "vocabularies.json",
+    "weights.safetensors",
+)
 _REPORT_FILES: Final = "files.json"
 _INDEX_SUFFIXES: Final = (".faiss", ".items.parquet", ".json")
 _ANOTHER: Final = "download the release again, or go back to another one"
@@ -74,7 +80,7 @@ class BundleManifest(Record):
     bundle_id: str = ""
     family: str
     dim: int
-    metric: Literal["inner_product"] = METRIC
+    metric: Literal["inner_product"] = "inner_product"
     scenarios: dict[str, Fingerprint]
     """Fingerprint of the pair that answers for each scenario."""
     lineage: Lineage
@@ -163,7 +169,7 @@ def write_bundle(
     pair_directory = directory / "pairs" / fingerprint
     scenarios = splits.schema.scenarios
     stems = [file_stem(scenario) for scenario in scenarios]
-    _copy(model, MODEL_FILES, to=pair_directory / "model")
+    _copy(model, _MODEL_FILES, to=pair_directory / "model")
     names = [f"{stem}{suffix}" for stem in stems for suffix in _INDEX_SUFFIXES]
     _copy(indexes, names, to=pair_directory / "indexes")
     users = ServedUsers.of(splits)

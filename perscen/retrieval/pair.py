@@ -5,6 +5,7 @@ Letters: B queries, K results, G width of the vectors.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +45,14 @@ class Pair:
         Raises:
             ArtifactError: The model or an index is of another space.
         """
-        actual = space_fingerprint(model)
+        tower = load_model(model)
+        vocabularies = json.loads((model / "vocabularies.json").read_text(encoding="utf-8"))
+        actual = space_fingerprint(tower, vocabularies)
         if actual != fingerprint:
             raise ArtifactError(
                 f"the model in {model} is of space {actual[:12]}, expected {fingerprint[:12]}",
                 hint="a model is never edited; publish it again, or go back to another release",
             )
-        tower = load_model(model)
         opened = {}
         for scenario in scenarios:
             index = ScenarioIndex.open(indexes, scenario)

@@ -156,7 +156,7 @@ def _make_model(splits: Splits, directory: Path, world: World, *, seed: int) -> 
         **stamp(world.day, {"splits": world.open("splits").manifest.digest}),
         family="perscen",
         recipe_digest="e" * 64,
-        fingerprint=space_fingerprint(directory),
+        fingerprint=space_fingerprint(model, splits.vocabularies),
         num_parameters=1,
         best_epoch=1,
         epochs=1,
