@@ -96,6 +96,11 @@ class Pipeline:
 
 _DATA = ("perscen/schema.py", "perscen/data")
 _MODEL = ("perscen/models",)
+_REGISTRY = (
+    "components/adapters/mlflow_client.py",
+    "components/adapters/registry.py",
+    "components/adapters/releases.py",
+)
 
 PIPELINE: Final = Pipeline(
     external=frozenset({"raw_log"}),
@@ -122,7 +127,7 @@ PIPELINE: Final = Pipeline(
             inputs=(),
             output="champion",
             sections=("publish",),
-            code=("components/steps/champion.py", "components/adapters/registry.py"),
+            code=("components/steps/champion.py", *_REGISTRY, "perscen/retrieval/bundle.py"),
         ),
         Step(
             name="train",
@@ -147,7 +152,13 @@ PIPELINE: Final = Pipeline(
             inputs=("model", "splits"),
             output="indexes",
             sections=("index",),
-            code=("components/steps/index.py", *_DATA, *_MODEL, "perscen/retrieval/index.py"),
+            code=(
+                "components/steps/index.py",
+                *_DATA,
+                *_MODEL,
+                "perscen/retrieval/exact.py",
+                "perscen/retrieval/index.py",
+            ),
             accelerated=True,
         ),
         Step(
@@ -188,7 +199,7 @@ PIPELINE: Final = Pipeline(
             sections=("publish",),
             code=(
                 "components/steps/publish.py",
-                "components/adapters/registry.py",
+                *_REGISTRY,
                 "perscen/retrieval",
             ),
         ),
