@@ -7,11 +7,11 @@ Great Expectations expectation and into a row predicate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast, get_args
 
 import yaml
 from open_data_contract_standard.model import OpenDataContractStandard
@@ -34,6 +34,10 @@ INTEGER_PATTERN: Final = r"-?[0-9]{1,15}(\.0+)?"
 """Whole numbers a float64 holds exactly; files written by pandas end nullable ones in ``.0``."""
 NUMBER_PATTERN: Final = r"-?([0-9]{1,30}(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?"
 """Finite numbers: no ``nan``, no ``inf``, nothing that overflows."""
+_TYPE_PATTERNS: Final = {
+    "integer": (INTEGER_PATTERN, "a whole number"),
+    "number": (NUMBER_PATTERN, "a finite number"),
+}
 _MONTH, _DAY = "(0[1-9]|1[0-2])", "(0[1-9]|[12][0-9]|3[01])"
 DATE_FORMATS: Final = {
     "yyyyMMdd": ("%Y%m%d", f"[0-9]{{4}}{_MONTH}{_DAY}"),
@@ -156,6 +160,11 @@ def read_contract(path: Path) -> Contract:
         raise ConfigError(f"{path} is not a usable data contract: {exc}") from exc
     if not 1 <= len(tables) <= 2:
         raise ConfigError(f"{path} has {len(tables)} schema objects, expected a table and its days")
+    if soft := [rule.name for rule in tables[0].rules if rule.severity == "warning"]:
+        raise ConfigError(
+            f"{path}: {', '.join(soft)} cannot be a warning: a row is good or it is not",
+            hint="make it an error with a tolerance, or watch it in the table of days",
+        )
     return Contract(tables[0], tables[1] if len(tables) > 1 else None)
 
 
@@ -185,6 +194,8 @@ def _table(schema: Mapping[str, Any], document: Mapping[str, Any], stem: str) ->
 def _column(prop: Mapping[str, Any]) -> Column:
     custom = _custom(prop)
     options = prop["logicalTypeOptions"] or {}
+    if prop["logicalType"] not in get_args(ColumnType):
+        raise ValueError(f"{prop['name']} has logicalType {prop['logicalType']!r}")
     logic = prop["transformLogic"]
     return Column(
         name=prop["name"],
@@ -217,7 +228,7 @@ def _rules(prop: Mapping[str, Any], column: Column, default: float) -> Iterator[
     if column.required:
         yield rule("present", PRESENT, f"{column.name} is there", text=True)
     if column.transform is None:
-        yield from _type_rules(column, rule)
+        yield from _type_rule(column, rule)
     options = prop["logicalTypeOptions"] or {}
     low, high = options.get("minimum"), options.get("maximum")
     if low is not None or high is not None:
@@ -236,31 +247,16 @@ def _rules(prop: Mapping[str, Any], column: Column, default: float) -> Iterator[
         yield _quality_rule(entry, column, tolerance)
 
 
-def _type_rules(column: Column, rule: Any) -> Iterator[Rule]:
-    if column.type == "integer":
-        yield rule(
-            "is_integer",
-            MATCHES,
-            f"{column.name} is a whole number",
-            text=True,
-            regex=whole(INTEGER_PATTERN),
-        )
-    elif column.type == "number":
-        yield rule(
-            "is_number",
-            MATCHES,
-            f"{column.name} is a finite number",
-            text=True,
-            regex=whole(NUMBER_PATTERN),
-        )
-    elif column.date_format:
-        yield rule(
-            "is_date",
-            MATCHES,
-            f"{column.name} is a day written {column.date_format}",
-            text=True,
-            regex=whole(DATE_FORMATS[column.date_format][1]),
-        )
+def _type_rule(column: Column, rule: Callable[..., Rule]) -> Iterator[Rule]:
+    if column.date_format:
+        pattern, form = DATE_FORMATS[column.date_format][1], f"a day written {column.date_format}"
+    elif column.type in _TYPE_PATTERNS:
+        pattern, form = _TYPE_PATTERNS[column.type]
+    else:
+        return
+    yield rule(
+        f"is_{column.type}", MATCHES, f"{column.name} is {form}", text=True, regex=whole(pattern)
+    )
 
 
 def _quality_rule(entry: Mapping[str, Any], column: Column, default: float) -> Rule:

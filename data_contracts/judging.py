@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -14,7 +15,7 @@ from data_contracts.contract import Rule, TableContract
 
 @dataclass(frozen=True)
 class Tally:
-    """What became of one day's rows, in numbers, and what a whole day must keep."""
+    """What became of the rows of one day or feature table, in numbers."""
 
     num_rows: int
     good: int
@@ -22,14 +23,26 @@ class Tally:
     dropped: int
     rules: dict[str, int]
     """Rows that break each rule."""
-    clicks: dict[str, int]
-    """Good rows with a click, per scenario."""
-    impressions: dict[str, int]
-    """Good rows, per scenario."""
+    clicks: dict[str, int] = field(default_factory=dict)
+    """Of a log, good rows with a click, per scenario."""
+    impressions: dict[str, int] = field(default_factory=dict)
+    """Of a log, good rows, per scenario."""
     summary: dict[str, float] = field(default_factory=dict)
     """The day's row of the contract's table of days; NaN for what does not apply to it."""
     reasons: list[str] = field(default_factory=list)
-    """Why the day is beyond tolerance; empty when it is not."""
+    """Why it is beyond tolerance; empty when it is not."""
+
+    @classmethod
+    def of(cls, checked: Checked, **more: Any) -> Tally:
+        """Return the numbers of checked rows."""
+        return cls(
+            num_rows=checked.num_rows,
+            good=checked.good.num_rows,
+            quarantined=checked.quarantined.num_rows,
+            dropped=checked.dropped,
+            rules=checked.rule_counts,
+            **more,
+        )
 
     @property
     def num_distinct(self) -> int:
@@ -71,8 +84,8 @@ def summarise(
     checked: Checked,
     contract: TableContract,
     *,
-    trailing: Sequence[Tally],
-    expected_scenarios: Sequence[str] | None,
+    trailing: Sequence[Tally] = (),
+    expected_scenarios: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Return a day's row of the contract's table of days.
 

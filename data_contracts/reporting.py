@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from data_contracts.contract import Rule, TableContract
-from data_contracts.judging import day_checks
+from data_contracts.judging import Tally, day_checks
 
 if TYPE_CHECKING:
     from data_contracts.validating import Contracts, Validation
@@ -17,18 +18,13 @@ def report_of(found: Validation, contracts: Contracts) -> dict[str, Any]:
     days = found.days.values()
     return {
         "rows": {
-            "in": sum(day.num_rows for day in days),
-            "good": sum(day.good for day in days),
-            "quarantined": sum(day.quarantined for day in days),
-            "dropped": sum(day.dropped for day in days),
+            key: sum(_rows(day)[key] for day in days)
+            for key in ("in", "good", "quarantined", "dropped")
         },
         "days": [
             {
                 "date": str(date),
-                "in": day.num_rows,
-                "good": day.good,
-                "quarantined": day.quarantined,
-                "dropped": day.dropped,
+                **_rows(day),
                 "status": "excluded" if day.reasons else "ok",
                 "reason": "; ".join(day.reasons),
                 "rules": {name: broken for name, broken in day.rules.items() if broken},
@@ -42,24 +38,24 @@ def report_of(found: Validation, contracts: Contracts) -> dict[str, Any]:
             *_table_rules(contracts.users.table, found),
             *_table_rules(contracts.items.table, found),
         ],
-        "tables": {
-            name: {
-                "in": checked.num_rows,
-                "good": checked.good.num_rows,
-                "quarantined": checked.quarantined.num_rows,
-                "dropped": checked.dropped,
-            }
-            for name, checked in found.tables.items()
-        },
+        "tables": {name: _rows(tally) for name, tally in found.tables.items()},
         "table_checks": _table_checks(found, contracts),
     }
 
 
+def _rows(tally: Tally) -> dict[str, int]:
+    return {
+        "in": tally.num_rows,
+        "good": tally.good,
+        "quarantined": tally.quarantined,
+        "dropped": tally.dropped,
+    }
+
+
 def _log_counts(found: Validation) -> dict[str, int]:
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for day in found.days.values():
-        for name, broken in day.rules.items():
-            counts[name] = counts.get(name, 0) + broken
+        counts.update(day.rules)
     return counts
 
 
@@ -68,8 +64,8 @@ def _log_rows(found: Validation) -> int:
 
 
 def _table_rules(contract: TableContract, found: Validation) -> list[dict[str, Any]]:
-    checked = found.tables[contract.name]
-    return _rules(contract, checked.rule_counts, checked.num_distinct)
+    tally = found.tables[contract.name]
+    return _rules(contract, tally.rules, tally.num_distinct)
 
 
 def _rules(contract: TableContract, counts: dict[str, int], total: int) -> list[dict[str, Any]]:

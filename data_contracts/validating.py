@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,7 +25,7 @@ from data_contracts.judging import (
     summary_frame,
     tolerance_reasons,
 )
-from data_contracts.parsing import Surroundings, interactions_of, typed_rows
+from data_contracts.parsing import Numbers, Surroundings, interactions_of, typed_rows
 from data_contracts.raw_files import RawFiles
 from data_contracts.reporting import report_of
 from data_contracts.suites import SecondOpinion
@@ -67,7 +68,7 @@ class Validation:
 
     logical_date: date
     days: dict[date, Tally] = field(default_factory=dict)
-    tables: dict[str, Checked] = field(default_factory=dict)
+    tables: dict[str, Tally] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     missing_days: list[date] = field(default_factory=list)
     missing_scenarios: list[str] = field(default_factory=list)
@@ -104,34 +105,126 @@ def validate_log(
     contracts = Contracts.of(raw)
     window = _window(raw.days(), logical_date, window_days)
     found = Validation(logical_date, missing_days=_gaps(window))
-    opinion = SecondOpinion(output / DATA_DOCS)
-    around = Surroundings(utc_offset_hours, references={}, partition_days=np.empty(0))
-    for name, contract in (("users", contracts.users.table), ("items", contracts.items.table)):
-        rows = raw.read_table(name, contract)
-        around = replace(around, partition_days=np.full(len(rows), np.nan))
-        checked = check(rows, contract, around)
-        opinion.confirm(
-            contract, checked.distinct_frame, batch=name, rule_counts=checked.rule_counts
-        )
-        _write(typed_rows(checked.good_frame, contract), output / name)
-        _write_quarantine(checked.quarantined, output / "quarantine" / name)
-        found.tables[name] = checked
-        found.reasons += tolerance_reasons(contract, checked, what=f"the {name} table")
-        around = replace(around, references={**around.references, name: checked.good})
-    for day in window:
-        _validate_day(
-            day, raw, contracts.log, around, opinion, found, output, trailing_days=trailing_days
-        )
-    found.reasons += found.days[logical_date].reasons
-    if len(window) > 1 and not found.kept_days():
-        found.reasons.append(
-            f"none of the {len(window) - 1} days before {logical_date} is within the contract, so "
-            f"nothing is left to train on"
-        )
-    _confirm_days(contracts.log, opinion, found)
-    opinion.write_docs()
+    door = _Door(raw, contracts, output, found, SecondOpinion(output / DATA_DOCS), utc_offset_hours)
+    door.check_table("users", contracts.users.table)
+    door.check_table("items", contracts.items.table)
+    for day in window[:-1]:
+        door.check_day(day)
+    door.check_newest_day(trailing_days)
+    door.confirm_days()
     found.report = report_of(found, contracts)
     return found
+
+
+@dataclass
+class _Door:
+    """Where rows are checked and written, one table or day after the other."""
+
+    raw: RawFiles
+    contracts: Contracts
+    output: Path
+    found: Validation
+    opinion: SecondOpinion
+    utc_offset_hours: int
+    references: dict[str, pa.Table] = field(default_factory=dict)
+    """Good rows of the tables checked so far."""
+
+    def check_table(self, name: str, contract: TableContract) -> None:
+        rows = self.raw.read_table(name, contract)
+        checked = self._check(rows, contract, np.full(len(rows), np.nan))
+        self._confirm(contract, checked, name)
+        _write(typed_rows(checked.good_frame, contract), self.output / name)
+        _write_quarantine(checked.quarantined, self.output / "quarantine" / name)
+        self.found.tables[name] = Tally.of(checked)
+        self.found.reasons += tolerance_reasons(contract, checked, what=f"the {name} table")
+        self.references[name] = checked.good
+
+    def check_day(self, day: date) -> None:
+        contract = self.contracts.log.table
+        rows = self.raw.read_day(day, contract)
+        checked = self._check(rows, contract, _days_since_1970(day, len(rows)))
+        if len(rows):
+            self.opinion.confirm_later(
+                contract,
+                checked.distinct_frame,
+                batch=str(day),
+                rule_counts=checked.rule_counts,
+            )
+        self._conclude(day, checked, summarise(checked, contract))
+
+    def check_newest_day(self, trailing_days: int) -> None:
+        """Check the newest day with the rows without one; say why the log cannot be used, if so."""
+        contract, days = self.contracts.log.table, self.contracts.log.days
+        day = self.found.logical_date
+        dated, lost = self.raw.read_day(day, contract), self.raw.read_day(None, contract)
+        partition_days = np.append(_days_since_1970(day, len(dated)), np.full(len(lost), np.nan))
+        checked = self._check(pa.concat_tables([dated, lost]), contract, partition_days)
+        # The newest day has a page of its own in the Data Docs.
+        self.opinion.confirm_waiting(contract)
+        if checked.num_rows:
+            self._confirm(contract, checked, str(day))
+        kept = list(self.found.kept_days().values())
+        scenarios = _scenarios_of(kept, days)
+        summary = summarise(
+            checked, contract, trailing=kept[-trailing_days:], expected_scenarios=scenarios
+        )
+        self._conclude(day, checked, summary)
+        tally = self.found.days[day]
+        self.found.missing_scenarios = sorted(set(scenarios) - set(tally.impressions))
+        self.found.reasons += tally.reasons
+        if len(self.found.days) > 1 and not kept:
+            self.found.reasons.append(
+                f"none of the {len(self.found.days) - 1} days before {day} is within the contract, "
+                f"so nothing is left to train on"
+            )
+
+    def confirm_days(self) -> None:
+        """Let Great Expectations see the table of days too, and write its pages."""
+        days = self.contracts.log.days
+        if days is not None:
+            frame = summary_frame(days, [tally.summary for tally in self.found.days.values()])
+            counts = {rule.name: int(broken_rows(rule, frame).sum()) for rule in days.rules}
+            self.opinion.confirm(days, frame, batch="days", rule_counts=counts)
+        self.opinion.write_docs()
+
+    def _check(self, rows: pa.Table, contract: TableContract, partition_days: Numbers) -> Checked:
+        around = Surroundings(self.utc_offset_hours, self.references, partition_days)
+        return check(rows, contract, around)
+
+    def _confirm(self, contract: TableContract, checked: Checked, batch: str) -> None:
+        self.opinion.confirm(
+            contract, checked.distinct_frame, batch=batch, rule_counts=checked.rule_counts
+        )
+
+    def _conclude(self, day: date, checked: Checked, summary: dict[str, float]) -> None:
+        """Judge a day and write its rows, the clean ones only if it is within tolerance."""
+        contract, days = self.contracts.log.table, self.contracts.log.days
+        reasons = tolerance_reasons(contract, checked, what=str(day))
+        if days is not None and checked.num_rows:
+            reasons += day_reasons(days, summary)
+        scenario = checked.good_frame[contract.canonical("scenario").name]
+        clicked = checked.good_frame[contract.canonical("clicked").name] == 1
+        self.found.days[day] = Tally.of(
+            checked,
+            clicks=_counts(scenario[clicked]),
+            impressions=_counts(scenario),
+            summary=summary,
+            reasons=reasons,
+        )
+        _write_quarantine(checked.quarantined, self.output / "quarantine" / f"date={day}")
+        if not reasons:
+            rows = interactions_of(checked.good_frame, contract)
+            _write(rows, self.output / "interactions" / f"date={day}")
+        logger.info(
+            "day checked",
+            extra={
+                "day": str(day),
+                "rows": checked.num_rows,
+                "quarantined": checked.quarantined.num_rows,
+                "dropped": checked.dropped,
+                "within_contract": not reasons,
+            },
+        )
 
 
 def _window(days: Sequence[date], logical_date: date, window_days: int) -> list[date]:
@@ -160,64 +253,7 @@ def _gaps(window: Sequence[date]) -> list[date]:
     return [day for n in range(span) if (day := window[0] + timedelta(days=n)) not in set(window)]
 
 
-def _validate_day(
-    day: date,
-    raw: RawFiles,
-    contract: Contract,
-    around: Surroundings,
-    opinion: SecondOpinion,
-    found: Validation,
-    output: Path,
-    *,
-    trailing_days: int,
-) -> None:
-    table = contract.table
-    newest = day == found.logical_date
-    parts = [(raw.read_day(day, table), float((day - _EPOCH).days))]
-    if newest:
-        parts.append((raw.read_day(None, table), np.nan))
-    rows = pa.concat_tables([part for part, _ in parts])
-    partition_days = np.concatenate([np.full(len(part), value) for part, value in parts])
-    checked = check(rows, table, replace(around, partition_days=partition_days))
-    if newest:
-        # The newest day has a page of its own in the Data Docs.
-        opinion.confirm_waiting(table)
-    if len(rows):
-        confirm = opinion.confirm if newest else opinion.confirm_later
-        confirm(table, checked.distinct_frame, batch=str(day), rule_counts=checked.rule_counts)
-    kept = list(found.kept_days().values())
-    expected = _expected_scenarios(kept, contract.days) if newest else None
-    tally = _tally(checked, table)
-    if newest and expected:
-        found.missing_scenarios = sorted(set(expected) - set(tally.impressions))
-    reasons = tolerance_reasons(table, checked, what=str(day))
-    if contract.days is not None:
-        summary = summarise(
-            checked,
-            table,
-            trailing=kept[-trailing_days:] if newest else (),
-            expected_scenarios=expected,
-        )
-        tally.summary.update(summary)
-        reasons += day_reasons(contract.days, summary) if len(rows) else []
-    tally.reasons.extend(reasons)
-    found.days[day] = tally
-    _write_quarantine(checked.quarantined, output / "quarantine" / f"date={day}")
-    if not reasons:
-        _write(interactions_of(checked.good_frame, table), output / "interactions" / f"date={day}")
-    logger.info(
-        "day checked",
-        extra={
-            "day": str(day),
-            "rows": tally.num_rows,
-            "quarantined": tally.quarantined,
-            "dropped": tally.dropped,
-            "within_contract": not reasons,
-        },
-    )
-
-
-def _expected_scenarios(kept: Sequence[Tally], days: TableContract | None) -> list[str]:
+def _scenarios_of(kept: Sequence[Tally], days: TableContract | None) -> list[str]:
     """Return the scenarios with a share of the window that the newest day must show too."""
     shown: Counter[str] = Counter()
     for tally in kept:
@@ -226,32 +262,13 @@ def _expected_scenarios(kept: Sequence[Tally], days: TableContract | None) -> li
     return [name for name, rows in shown.items() if rows >= share * shown.total()]
 
 
-def _tally(checked: Checked, contract: TableContract) -> Tally:
-    scenario = checked.good_frame[contract.canonical("scenario").name]
-    clicked = checked.good_frame[contract.canonical("clicked").name] == 1
-    return Tally(
-        num_rows=checked.num_rows,
-        good=checked.good.num_rows,
-        quarantined=checked.quarantined.num_rows,
-        dropped=checked.dropped,
-        rules=checked.rule_counts,
-        clicks=_counts(scenario[clicked]),
-        impressions=_counts(scenario),
-    )
-
-
-def _counts(scenario: Any) -> dict[str, int]:
+def _counts(scenario: pd.Series) -> dict[str, int]:
     counts = Counter(scenario.astype(object))
     return {name: counts[name] for name in sorted(counts)}
 
 
-def _confirm_days(contract: Contract, opinion: SecondOpinion, found: Validation) -> None:
-    """Let Great Expectations see the table of days too."""
-    if contract.days is None:
-        return
-    frame = summary_frame(contract.days, [tally.summary for tally in found.days.values()])
-    counts = {rule.name: int(broken_rows(rule, frame).sum()) for rule in contract.days.rules}
-    opinion.confirm(contract.days, frame, batch="days", rule_counts=counts)
+def _days_since_1970(day: date, num_rows: int) -> Numbers:
+    return np.full(num_rows, float((day - _EPOCH).days))
 
 
 def _write(table: pa.Table, folder: Path) -> None:
