@@ -23,7 +23,7 @@ def data_section(report: Mapping[str, Any], *, source: str, splits: SplitsManife
     rows = report["rows"]
     excluded = [d for d in report["days"] if d["status"] != "ok"]
     paragraphs = [
-        f"{whole(rows['in'])} rows of {source}: {whole(rows['good'])} good "
+        f"{whole(rows['in'])} rows of the log ({source}): {whole(rows['good'])} good "
         f"({percent(_share(rows['good'], rows['in']), digits=2)}), {whole(rows['quarantined'])} in "
         f"quarantine, {whole(rows['dropped'])} dropped as exact duplicates. "
         "Every row is in one of the three.",
@@ -89,7 +89,7 @@ def _parents(manifest: Manifest, names: Mapping[str, str]) -> str:
         name if names.get(digest) == name or not digest else f"{name} {digest[:_SHORT]}"
         for name, digest in manifest.parents.items()
     ]
-    return ", ".join(parents) or "outside"
+    return ", ".join(parents) or "outside the run"
 
 
 def _figures(days: list[Mapping[str, Any]], splits: SplitsManifest) -> tuple[Figure, ...]:

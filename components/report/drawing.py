@@ -97,7 +97,7 @@ class Drawing:
     def legend(self, **options: float) -> None:
         """Set the legend below the axes, in as many columns as fit."""
         _, names = self.axes.get_legend_handles_labels()
-        columns = int(self.canvas.get_figwidth() * 72 / (50 + 8.5 * max(map(len, names))))
+        columns = int(self.canvas.get_figwidth() * 72 / (45 + 7.5 * max(map(len, names))))
         self.canvas.legend(loc="outside lower center", ncols=max(1, columns), **options)
 
     def to_svg(self, *, name: str, label: str) -> Markup:

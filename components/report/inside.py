@@ -169,16 +169,20 @@ def _off_diagonal(weight_QNN: Floats) -> Floats:
 
 
 def _likeness(weight_QNN: Floats) -> str:
+    """Say how far the graphs are personal: by their edges, and by the weights on these."""
     edges = [np.triu(weight_NN, k=1) > 0 for weight_NN in weight_QNN]
     shared = [
         float((a & b).sum() / (a | b).sum()) for a, b in combinations(edges, 2) if (a | b).any()
     ]
     if not shared:
-        return "There is only one user to show."
+        return "There are no two users with edges to compare."
+    off_QE = _off_diagonal(weight_QNN)
+    scale = float(np.abs(off_QE).mean()) or 1.0
+    apart = np.mean([np.abs(a - b).mean() / scale for a, b in combinations(off_QE, 2)])
     return (
-        f"Two of these users share {percent(float(np.mean(shared)), digits=0)} of their edges on "
-        f"average, the least alike {percent(min(shared), digits=0)}: "
-        + ("the graphs are personal." if min(shared) < 1 else "the graphs are the same for all.")
+        f"Two of these users share {percent(float(np.mean(shared)))} of their edges on average, "
+        f"the least alike {percent(min(shared))}; their weights differ by "
+        f"{percent(float(apart))} of a mean weight."
     )
 
 

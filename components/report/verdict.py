@@ -31,18 +31,22 @@ _TONES: Final = {
     Outcome.FAIL: "bad",
 }
 _POLICIES: Final = {
-    Policy.HOLD: "Policy hold: without proof the champion stays.",
-    Policy.SHIP_AND_WATCH: "Policy ship_and_watch: released, flagged, looked at again next run.",
+    Policy.HOLD: "Policy hold: without proof it is not released.",
+    Policy.SHIP_AND_WATCH: "Policy ship_and_watch: no ground to hold it; flagged for the next run.",
 }
 _NAMES: Final = {"champion": "the champion", "scenario_popularity": "scenario popularity"}
 
 
-def verdict_view(verdict: Verdict, *, facts: Sequence[Fact]) -> VerdictView:
-    """Return the first screen."""
+def verdict_view(
+    verdict: Verdict, *, scenarios: Sequence[str], facts: Sequence[Fact]
+) -> VerdictView:
+    """Return the first screen, scenarios in the order given; one the splits lack goes last."""
     promoted = verdict.decision is Decision.PROMOTE
     first = verdict.champion_bundle_id is None
     level = percent(1 - verdict.alpha, digits=0)
-    bars = interval_bars(verdict.scenarios)
+    place = {scenario: n for n, scenario in enumerate(scenarios)}
+    ordered = sorted(verdict.scenarios, key=lambda s: place.get(s.scenario, len(place)))
+    bars = interval_bars(ordered)
     return VerdictView(
         decision="Promote" if promoted else "Refuse",
         tone="good" if promoted else "bad",
@@ -58,7 +62,7 @@ def verdict_view(verdict: Verdict, *, facts: Sequence[Fact]) -> VerdictView:
         metric=f"Recall@{verdict.k} on the test window. Differences are candidate minus "
         f"{'scenario popularity, since there is no champion yet' if first else 'champion'}, over "
         f"the same users, in percentage points; each bound holds with {level} confidence.",
-        rows=tuple(_row(s, bar) for s, bar in zip(verdict.scenarios, bars, strict=True)),
+        rows=tuple(_row(s, bar) for s, bar in zip(ordered, bars, strict=True)),
         findings=_findings(verdict),
     )
 

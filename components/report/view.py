@@ -45,7 +45,9 @@ def page_of(artifacts: Mapping[str, Artifact[Any]], *, logical_date: date) -> Pa
         title=f"{verdict.decision.value.capitalize()} · perscen, {day(logical_date)}",
         day=day(logical_date),
         verdict=verdict_view(
-            verdict, facts=_facts(verdict, metrics=metrics, report=report, artifacts=artifacts)
+            verdict,
+            scenarios=scenarios,
+            facts=_facts(verdict, metrics=metrics, report=report, artifacts=artifacts),
         ),
         sections=(
             recall_section(

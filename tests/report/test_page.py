@@ -13,7 +13,7 @@ import pytest
 from components.report.inside import graphs_section, preferences_section
 from components.report.verdict import verdict_view
 from perscen.evaluation.verdict import read_verdict
-from tests.report.artifacts import Run, make_splits, write_run
+from tests.report.artifacts import SCENARIOS, Run, make_splits, write_run
 
 pytestmark = pytest.mark.medium
 
@@ -85,11 +85,13 @@ def test_a_first_release_without_codebook_or_truth_says_what_is_missing(make_pag
 
 def test_a_refusal_says_which_scenario_and_that_the_champion_stays(tmp_path: Path):
     places = write_run(tmp_path, Run(refused=True))
-    view = verdict_view(read_verdict(places["verdict"]), facts=())
+    view = verdict_view(read_verdict(places["verdict"]), scenarios=("4", "1", "2"), facts=())
     assert view.headline == "The candidate is refused; the champion stays in place"
-    failed = [row for row in view.rows if row.outcome == "FAIL"]
-    assert [row.scenario for row in failed] == ["4"]
-    assert failed[0].reasons == ("Recall is 2.10 points below the champion's; the margin is 1.60.",)
+    assert [row.scenario for row in view.rows] == ["4", "1", "2", SCENARIOS[3]]
+    assert [row.outcome for row in view.rows] == ["FAIL", "PASS", "INSUFFICIENT", "WATCH"]
+    assert view.rows[0].reasons == (
+        "Recall is 2.10 points below the champion's; the margin is 1.60.",
+    )
 
 
 def test_a_family_without_graphs_says_so():
