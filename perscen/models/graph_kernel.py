@@ -164,7 +164,7 @@ class _Propagate(torch.autograd.Function):
                 grad_orders.append(_symmetric_product(grad_sums_CND, messages_CNLD[:, :, layer]))
                 grad_messages_CNLD[:, :, layer] = chunk.refined[layer] @ grad_sums_CND
             grad_flat = grad_messages_CNLD.view(-1, L * D)
-            grad_nodes_BND[rows] = grad_CND + (grad_flat @ message_LDD.view(L * D, D)).view_as(
+            grad_nodes_BND[rows] = grad_CND + (grad_flat @ message_LDD.reshape(L * D, D)).view_as(
                 grad_CND
             )
             grad_message_LDD += (grad_flat.T @ nodes_CND.reshape(-1, D)).view(L, D, D)

@@ -80,7 +80,7 @@ class RetrieverContract(ABC):
 
     scenario_aware: ClassVar[bool] = True
     steps: ClassVar[int] = 60
-    lr: ClassVar[float] = 0.02
+    lr: ClassVar[float] = 0.01
 
     @abstractmethod
     def make(self, schema: Schema) -> TwoTower:

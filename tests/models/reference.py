@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from perscen.data.batches import ItemBatch, Packed, UserBatch
 from perscen.models.perscen import Perscen
+from perscen.schema import TowerSchema
 
 
 def user_vectors(model: Perscen, users: UserBatch) -> tuple[Tensor, Tensor]:
@@ -22,7 +23,9 @@ def user_vectors(model: Perscen, users: UserBatch) -> tuple[Tensor, Tensor]:
         "history": _pool(model, users.history),
         "shown": _pool(model, users.shown),
     }
-    nodes = _nodes(model.user_fields, users.categorical_BF, users.dense_BF, users.bags)
+    nodes = _nodes(
+        model.user_fields, model.schema.user, users.categorical_BF, users.dense_BF, users.bags
+    )
     nodes = torch.stack([*nodes, *(pooled[name] for name in model._sequences)], dim=1)
     hidden = _interaction(model.user_interaction, nodes, config)
     p_hat, loss = _preference(model, users)
@@ -31,7 +34,9 @@ def user_vectors(model: Perscen, users: UserBatch) -> tuple[Tensor, Tensor]:
 
 def item_vectors(model: Perscen, items: ItemBatch, scenario: Tensor) -> Tensor:
     """Return ``e_hat_vs``; ``items`` has one row per pair."""
-    nodes = _nodes(model.item_fields, items.categorical_BF, items.dense_BF, items.bags)
+    nodes = _nodes(
+        model.item_fields, model.schema.item, items.categorical_BF, items.dense_BF, items.bags
+    )
     hidden = _interaction(model.item_interaction, torch.stack(nodes, dim=1), model.config)
     if model.config.item_tower.scenario_aware:
         own = model.config.item_tower.share_scenario_encoder
@@ -42,13 +47,19 @@ def item_vectors(model: Perscen, items: ItemBatch, scenario: Tensor) -> Tensor:
     return _fusion(model.item_fusion, hidden, p_hat, model.config)
 
 
-def _nodes(fields, categorical: Tensor, dense: Tensor, bags: tuple[Packed, ...]) -> list[Tensor]:
+def _nodes(
+    fields, tower: TowerSchema, categorical: Tensor, dense: Tensor, bags: tuple[Packed, ...]
+) -> list[Tensor]:
     """Eq. (2)."""
     nodes = []
-    for column, start in zip(range(categorical.shape[1]), fields.starts_F, strict=True):
-        rows = torch.where(categorical[:, column] > 0, categorical[:, column] + start, 0)
-        nodes.append(F.embedding(rows, fields.table.weight_RD))
-    nodes += [dense[:, k, None].to(w) * w for k, w in enumerate(getattr(fields, "dense_FD", ()))]
+    for column, field in enumerate(tower.categorical):
+        if field.name in fields.names:
+            raw = categorical[:, column]
+            rows = torch.where(raw > 0, raw + fields.table.starts[field.name], 0)
+            nodes.append(F.embedding(rows, fields.table.weight_RD))
+    kept = [k for k, name in enumerate(tower.dense) if name in fields.names]
+    for k, weight in zip(kept, getattr(fields, "dense_FD", ()), strict=True):
+        nodes.append(dense[:, k, None].to(weight) * weight)
     for position, field in fields._bags:
         nodes.append(_mean(fields.table, fields.table.starts[field.name], bags[position]))
     return nodes
@@ -163,7 +174,7 @@ def _preference(model: Perscen, users: UserBatch) -> tuple[Tensor, Tensor]:
 
 
 def _fusion(fusion, hidden: list[Tensor], p_hat: Tensor, config) -> Tensor:
-    """Eqs. (13)-(15), each W as the paper has it: one matrix over ``[h, g]``, one over ``p_hat``."""
+    """Eqs. (13)-(15) as the paper has them: one matrix over ``[h, g]``, one over ``p_hat``."""
     if config.fusion == "direct_concat":
         whole = torch.cat([fusion.hidden.weight, fusion.preference.weight], dim=1)
         return torch.cat([hidden[-1], p_hat], dim=1) @ whole.T
