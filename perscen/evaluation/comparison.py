@@ -83,8 +83,8 @@ def policy_of(comparison: Comparison) -> Policy:
 
 
 def _loses_the_margin(comparison: Comparison) -> bool:
-    # A loss of exactly the margin must not slip through by the last bit of a float; and a model that
-    # is equal has lost nothing, even where the margin is 0.
+    # A loss of exactly the margin must not slip through by the last bit of a float; and an equal
+    # model has lost nothing, even where the margin is 0.
     return comparison.difference < 0 and comparison.difference <= -comparison.margin + _ROUNDING
 
 

@@ -40,10 +40,12 @@ def score_all(
     candidates = check_test(splits, config)
     queries, slices = splits.test, splits.test_slices
     facts = _facts(splits, queries, slices)
+    # Scenario by scenario, in the order that all tables and pages have them.
+    order_Q = np.argsort(queries.scenario, kind="stable")
     frames = []
     for name, ranker in rankers.items():
         scores = score(ranker, queries, candidates, ks=config.ks)
-        frames.append(_frame(name, scores, facts))
+        frames.append(_frame(name, scores, facts)[order_Q])
         logger.info("model scored", extra={"model": name, "queries": len(queries.user)})
     return pl.concat(frames)
 

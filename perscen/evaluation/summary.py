@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +18,6 @@ INTERVAL_LEVEL: Final = 0.95
 RESAMPLES: Final = 10_000
 _SEED: Final = 0
 _ALPHA: Final = (1 - INTERVAL_LEVEL) / 2
-_HISTORY_BINS: Final = (1, 5, 20, 50)
 
 
 def metrics_of(per_user: pl.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
@@ -150,16 +148,21 @@ def _difference(delta: float, low: float, high: float, level: float) -> dict[str
 
 
 def _slices(per_user: pl.DataFrame, metric: str) -> list[dict[str, Any]]:
-    labels = [f"{first}-{after - 1}" for first, after in pairwise((0, *_HISTORY_BINS))]
-    labels.append(f"{_HISTORY_BINS[-1]}+")
+    length = pl.col("history_length")
     sliced = {
         "new_user": pl.when("new_user").then(pl.lit("yes")).otherwise(pl.lit("no")),
         "cold_items": pl.when(pl.col("cold_items") > 0)
         .then(pl.lit("some"))
         .otherwise(pl.lit("none")),
-        "history_length": pl.col("history_length")
-        .cut([first - 1 for first in _HISTORY_BINS], labels=labels)
-        .cast(pl.String),
+        "history_length": pl.when(length == 0)
+        .then(pl.lit("0"))
+        .when(length < 5)
+        .then(pl.lit("1-4"))
+        .when(length < 20)
+        .then(pl.lit("5-19"))
+        .when(length < 50)
+        .then(pl.lit("20-49"))
+        .otherwise(pl.lit("50+")),
     }
     rows: list[dict[str, Any]] = []
     for name, value in sliced.items():
@@ -167,7 +170,6 @@ def _slices(per_user: pl.DataFrame, metric: str) -> list[dict[str, Any]]:
             per_user.with_columns(value.alias("value"))
             .group_by("value", "scenario", "model", maintain_order=True)
             .agg(pl.len().alias("num_users"), pl.col(metric).mean())
-            .sort("value", maintain_order=True)
         )
         rows += [{"slice": name, **row} for row in means.iter_rows(named=True)]
     return rows
