@@ -6,7 +6,6 @@ What cannot be parsed becomes a missing value; whether that is allowed is for th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,10 +14,11 @@ from typing import Final
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pandas.api.types import union_categoricals
 
-from data_contracts.compile import arrow_schema
+from data_contracts.compile import arrow_schema, distinct_texts, matching
 from data_contracts.contract import (
     DATE_FORMATS,
     INTEGER_PATTERN,
@@ -59,7 +59,7 @@ def parse_rows(rows: pa.Table, contract: TableContract, surroundings: Surroundin
         text = _categorical(rows[column.name])
         columns[column.text] = text
         if column.text != column.name:
-            columns[column.name] = pd.Series(_take(text, _parser(column)))
+            columns[column.name] = pd.Series(_take(text, _parse(distinct_texts(text), column)))
     for column in contract.derived_columns:
         columns[column.name] = _derive(column, contract, columns, surroundings)
     return pd.DataFrame(columns)
@@ -122,30 +122,29 @@ def _categorical(values: pa.ChunkedArray) -> pd.Series:
     return series.cat.remove_categories([""]) if "" in series.cat.categories else series
 
 
-def _take(text: pd.Series, parse: Callable[[str], float]) -> Numbers:
-    categories = text.cat.categories
-    values = np.fromiter((parse(value) for value in categories), np.float64, len(categories))
+def _take(text: pd.Series, values: Numbers) -> Numbers:
+    """Return the value of each row's text, given those of the distinct texts."""
     # Code -1 means missing; the appended NaN is what it picks.
     return np.append(values, np.nan)[text.cat.codes.to_numpy()]
 
 
-def _parser(column: Column) -> Callable[[str], float]:
+def _parse(texts: pa.Array, column: Column) -> Numbers:
     if column.date_format:
-        return _day_parser(DATE_FORMATS[column.date_format][0])
+        strptime_format = DATE_FORMATS[column.date_format][0]
+        return np.array([_days_since_1970(text, strptime_format) for text in texts.to_pylist()])
     pattern = INTEGER_PATTERN if column.type == "integer" else NUMBER_PATTERN
-    matches = re.compile(whole(pattern)).search
-    return lambda text: float(text) if matches(text) else np.nan
+    readable = pa.array(matching(texts, whole(pattern)))
+    numbers = pc.if_else(readable, texts, None).cast(pa.float64())
+    parsed: Numbers = numbers.to_numpy(zero_copy_only=False)
+    return parsed
 
 
-def _day_parser(strptime_format: str) -> Callable[[str], float]:
-    def days_since_1970(text: str) -> float:
-        try:
-            day = datetime.strptime(text, strptime_format).replace(tzinfo=UTC)
-        except ValueError:
-            return np.nan
-        return float(day.toordinal() - _EPOCH_ORDINAL)
-
-    return days_since_1970
+def _days_since_1970(text: str, strptime_format: str) -> float:
+    try:
+        day = datetime.strptime(text, strptime_format).replace(tzinfo=UTC)
+    except ValueError:
+        return np.nan
+    return float(day.toordinal() - _EPOCH_ORDINAL)
 
 
 def _derive(
@@ -190,8 +189,10 @@ def _is_in(
 ) -> pd.Series:
     """1 where the value is in another table's column, 0 where not, missing where missing."""
     table, column = sources[1].split(".")
-    known = frozenset(surroundings.references[table][column].unique().to_pylist())
-    return pd.Series(_take(columns[sources[0]], lambda value: float(value in known)))
+    text = columns[sources[0]]
+    known = surroundings.references[table][column].combine_chunks()
+    found = pc.is_in(distinct_texts(text), value_set=known)
+    return pd.Series(_take(text, found.cast(pa.float64()).to_numpy(zero_copy_only=False)))
 
 
 def _lookup(
