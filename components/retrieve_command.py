@@ -32,7 +32,7 @@ def retrieve(address: str, user_id: str, scenario: str, k: int, *, as_json: bool
       perscen retrieve --bundle models:/perscen/3 --user 712 --scenario 1 --k 20 --json
     """
     # Here, not above: torch, faiss and MLflow take seconds that --help should not cost.
-    from components.adapters.registry import resolve_bundle
+    from components.adapters.addresses import resolve_bundle
     from perscen.retrieval.retriever import Retriever
 
     retriever = Retriever.open(resolve_bundle(address).path)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from perscen.errors import ConfigError, PerscenError, ServiceUnavailable
+from perscen.errors import ArtifactError, ConfigError, PerscenError, ServiceUnavailable
 
 for _noisy in ("alembic", "mlflow.store.db.utils"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
@@ -83,6 +84,24 @@ def talking(action: str, *, tracking_uri: str) -> Iterator[None]:
             f"could not {action} at {tracking_uri}: {exc}",
             hint="check that the registry and its store of files can be reached, and try again",
         ) from exc
+
+
+def download(source: str, *, to: str, tracking_uri: str) -> str:
+    """Copy what is stored at ``source`` below the directory ``to``, and return where it came to lie.
+
+    Raises:
+        ArtifactError: Nothing is stored there.
+        MlflowException: Anything else, for :func:`talking` to translate.
+    """
+    try:
+        place: str = download_artifacts(artifact_uri=source, dst_path=to, tracking_uri=tracking_uri)
+    except MlflowException as exc:
+        if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise ArtifactError(
+            f"nothing is stored at {source} any more", hint="go back to another release"
+        ) from exc
+    return place
 
 
 def _translate(error: MlflowException, message: str) -> PerscenError:

@@ -17,14 +17,14 @@ from typing import Any, Final
 import mlflow
 import platformdirs
 from filelock import FileLock, Timeout
-from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from components.adapters.mlflow_client import connect, sqlite_file, talking
+from components.adapters.mlflow_client import connect, download, sqlite_file, talking
 from components.adapters.releases import (
     CHAMPION,
     PREVIOUS,
+    RELEASED,
     Promotion,
     Release,
     check_unmoved,
@@ -36,7 +36,6 @@ from perscen.retrieval.retriever import Retriever
 
 logger = logging.getLogger(__name__)
 
-ADDRESS_SCHEME: Final = "models:/"
 _BUNDLE_PATH: Final = "bundle"
 _LEASE_TIMEOUT_S: Final = 60
 _FORBIDDEN_IN_NAMES: Final = frozenset("'\"/:\\")
@@ -93,11 +92,12 @@ class Registry:
         killed publisher left registered does not.
         """
         champion = self.champion()
-        released = self._released() | ({champion.version} if champion else set())
+        serving = champion.version if champion else None
         earlier = [
             release
             for release in self.releases()
-            if release.version in released and release.logical_date < logical_date
+            if (release.released or release.version == serving)
+            and release.logical_date < logical_date
         ]
         return max(earlier, key=lambda r: (r.logical_date, int(r.version)), default=None)
 
@@ -141,6 +141,21 @@ class Registry:
         Retriever.open(bundle.path)
         return bundle
 
+    def check_champion(self, logical_date: date, expected_bundle_id: str | None) -> Release | None:
+        """Return the champion, if a release of ``logical_date`` may be set against it.
+
+        Args:
+            logical_date: Day of the candidate.
+            expected_bundle_id: The release its verdict was judged against.
+
+        Raises:
+            ArtifactError: ``champion`` moved since the verdict.
+        """
+        current = self.champion()
+        if current is None or current.logical_date <= logical_date:
+            check_unmoved(current, logical_date, expected_bundle_id=expected_bundle_id)
+        return current
+
     def promote(self, release: Release, *, expected_bundle_id: str | None) -> Promotion:
         """Point ``champion`` to a verified release, and ``previous`` to the one before; repeatable.
 
@@ -156,15 +171,14 @@ class Registry:
         """
         with self._lease():
             # Read again under the lease: MLflow cannot compare and swap.
-            current = self.champion()
-            if current is not None and current.bundle_id == release.bundle_id:
+            current = self.check_champion(release.logical_date, expected_bundle_id)
+            if current is not None and (
+                current.bundle_id == release.bundle_id
+                or current.logical_date > release.logical_date
+            ):
                 self._mark_released(release)
+                logger.info("the champion stays", extra={"version": current.version})
                 return self._promotion(moved=False)
-            if current is not None and current.logical_date > release.logical_date:
-                self._mark_released(release)
-                logger.info("backfill: the champion stays", extra={"version": current.version})
-                return self._promotion(moved=False)
-            check_unmoved(current, release, expected_bundle_id=expected_bundle_id)
             if current is not None:
                 self._mark_released(current)
                 self._set_alias(PREVIOUS, current)
@@ -201,7 +215,7 @@ class Registry:
         self._cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._cache, prefix=".download-") as scratch:
             with self._talk(f"download version {release.version} of {self.name!r}"):
-                place = self._copy_stored(release, to=scratch)
+                place = download(release.source, to=scratch, tracking_uri=self.tracking_uri)
             found = open_bundle(Path(place)).manifest.bundle_id
             if found != release.bundle_id:
                 raise ArtifactError(
@@ -214,21 +228,6 @@ class Registry:
                 target.rename(Path(scratch) / "replaced")
             Path(place).rename(target)
         return open_bundle(target)
-
-    def _copy_stored(self, release: Release, *, to: str) -> str:
-        try:
-            place: str = download_artifacts(
-                artifact_uri=release.source, dst_path=to, tracking_uri=self.tracking_uri
-            )
-        except MlflowException as exc:
-            if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise ArtifactError(
-                f"version {release.version} of {self.name!r} has lost its files: nothing is stored "
-                f"at {release.source}",
-                hint="go back to another release",
-            ) from exc
-        return place
 
     def _aliased(self, alias: str) -> Release | None:
         with self._talk(f"read the alias {alias!r}"):
@@ -247,11 +246,7 @@ class Registry:
 
     def _mark_released(self, release: Release) -> None:
         with self._talk(f"tag version {release.version}"):
-            self._client.set_model_version_tag(self.name, release.version, "state", "released")
-
-    def _released(self) -> set[str]:
-        with self._talk("list the releases"):
-            return {str(v.version) for v in self._pages() if v.tags.get("state") == "released"}
+            self._client.set_model_version_tag(self.name, release.version, "state", RELEASED)
 
     def _promotion(self, *, moved: bool) -> Promotion:
         champion, previous = self.champion(), self._aliased(PREVIOUS)
@@ -295,30 +290,3 @@ class Registry:
 
     def _talk(self, action: str) -> AbstractContextManager[None]:
         return talking(action, tracking_uri=self.tracking_uri)
-
-
-def resolve_bundle(
-    address: str, *, tracking_uri: str | None = None, cache: Path | None = None
-) -> Bundle:
-    """Return the verified local bundle at an address.
-
-    Args:
-        address: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or a directory.
-        tracking_uri: As for :class:`Registry`.
-        cache: As for :class:`Registry`.
-
-    Raises:
-        ConfigError: The address is none of these, or there is no such release.
-        ArtifactError: The bundle is not what was released.
-    """
-    if not address.startswith(ADDRESS_SCHEME):
-        return open_bundle(Path(address))
-    name, separator, selector = address.removeprefix(ADDRESS_SCHEME).partition("@")
-    if not separator:
-        name, separator, selector = name.partition("/")
-    if not (name and selector):
-        raise ConfigError(
-            f"{address!r} is no address of a release",
-            hint="write models:/perscen@champion, models:/perscen/3 or a directory",
-        )
-    return Registry(name, tracking_uri=tracking_uri, cache=cache).resolve(selector)

@@ -12,6 +12,7 @@ from perscen.errors import ArtifactError
 
 CHAMPION: Final = "champion"
 PREVIOUS: Final = "previous"
+RELEASED: Final = "released"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Release:
     previous_bundle_id: str | None
     """The release its verdict was judged against."""
     source: str
+    released: bool
+    """Whether it became the champion or was kept as a backfill."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,9 @@ class Promotion:
 
 
 def check_unmoved(
-    current: Release | None, release: Release, *, expected_bundle_id: str | None
+    current: Release | None, logical_date: date, *, expected_bundle_id: str | None
 ) -> None:
-    """Check that the verdict on ``release`` was judged against what serves now.
+    """Check that a verdict of ``logical_date`` was judged against what serves now.
 
     A champion of the same day that was judged against the same release is fine: the day is run
     again, and a run never compares with itself.
@@ -47,7 +50,7 @@ def check_unmoved(
         ArtifactError: It was not.
     """
     serving = current.bundle_id if current else None
-    same_day = current is not None and current.logical_date == release.logical_date
+    same_day = current is not None and current.logical_date == logical_date
     judged_alike = current is not None and current.previous_bundle_id == expected_bundle_id
     if serving == expected_bundle_id or (same_day and judged_alike):
         return
@@ -74,6 +77,7 @@ def release_of(version: ModelVersion) -> Release:
             logical_date=date.fromisoformat(tags["logical_date"]),
             previous_bundle_id=tags.get("previous_bundle_id"),
             source=version.source,
+            released=tags.get("state") == RELEASED,
         )
     except (KeyError, ValueError) as exc:
         raise ArtifactError(

@@ -31,6 +31,7 @@ def run(task: Task, *, publish: PublishConfig) -> ReleaseManifest:
     if verdict.decision is Decision.REFUSE:
         raise ReleaseRefused(verdict.reasons_by_scenario)
     registry = Registry(publish.name)
+    registry.check_champion(task.logical_date, verdict.champion_bundle_id)
     # Inside the scratch directory, so that a killed run leaves no copy behind.
     bundle = _write(task, publish, directory=task.output / "bundle")
     release = registry.find(bundle.manifest.bundle_id) or registry.register(bundle)

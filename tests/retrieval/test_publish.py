@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 from click.testing import CliRunner
 
-from components.adapters.registry import Registry, resolve_bundle
+from components.adapters.addresses import resolve_bundle
+from components.adapters.registry import Registry
 from components.retrieve_command import retrieve
 from perscen.config import PublishConfig
 from perscen.errors import (
@@ -155,6 +156,27 @@ def test_a_champion_that_moved_since_the_verdict_stops_the_release(
     with pytest.raises(ArtifactError, match="'champion' points to version 2 of 2022-05-05"):
         tomorrow.publish()
     assert registry.champion().version == "2"
+    assert len(registry.releases()) == 2
+
+
+def test_a_champion_that_moves_while_publishing_stops_the_release(
+    world, tomorrow, tmp_path, registry, monkeypatch
+):
+    released(world)
+    tomorrow.find_champion()
+    tomorrow.judge()
+    again, real = make_world(tmp_path / "again", seed=2), Registry.verify
+
+    def late(self, release):
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "verify", real)
+            released(again)
+        return real(self, release)
+
+    monkeypatch.setattr(Registry, "verify", late)
+    with pytest.raises(ArtifactError, match="the alias was not moved"):
+        tomorrow.publish()
+    assert registry.champion().logical_date == world.day
 
 
 ACTIONS = [
@@ -268,7 +290,7 @@ def test_stored_files_that_are_gone_are_an_artifact_error(world, registry):
     released(world)
     shutil.rmtree(registry._cache)
     shutil.rmtree(registry._database.with_name("mlartifacts"))
-    with pytest.raises(ArtifactError, match="has lost its files"):
+    with pytest.raises(ArtifactError, match="nothing is stored"):
         champion_retriever(registry)
 
 
