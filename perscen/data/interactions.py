@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -19,7 +20,6 @@ from perscen.errors import ArtifactError
 
 _CODED: Final = ("user_id", "item_id", "scenario")
 _COLUMNS: Final = (*_CODED, "event_time_ms", "clicked")
-_TEXT: Final = pa.dictionary(pa.int32(), pa.string())
 
 
 @dataclass(frozen=True)
@@ -63,22 +63,23 @@ def read_interactions(
     Raises:
         ArtifactError: A file is missing or unreadable, or lacks a column.
     """
-    parts = [
-        _rows_within(table, spans_ms)
-        for path, day in _partitions(directory, until)
-        for table in [_on_its_day(_read(path), day, utc_offset_hours, day_from)]
-    ]
-    table = pa.concat_tables(parts).unify_dictionaries().combine_chunks()
-    codes = {name: _codes(table[name]) for name in _CODED}
+    ids = {name: _Ids() for name in _CODED}
+    parts: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+    for path, day in _partitions(directory, until):
+        table = _on_its_day(_read(path), day, utc_offset_hours, day_from)
+        table = _rows_within(table, spans_ms)
+        for name in _COLUMNS:
+            column = table[name]
+            parts[name].append(ids[name].codes(column) if name in ids else column.to_numpy())
     return Interactions(
-        user=codes["user_id"][0],
-        item=codes["item_id"][0],
-        scenario=codes["scenario"][0],
-        time_ms=table["event_time_ms"].to_numpy(),
-        clicked=table["clicked"].to_numpy(),
-        user_ids=codes["user_id"][1],
-        item_ids=codes["item_id"][1],
-        scenarios=codes["scenario"][1],
+        user=np.concatenate(parts.pop("user_id")),
+        item=np.concatenate(parts.pop("item_id")),
+        scenario=np.concatenate(parts.pop("scenario")),
+        time_ms=np.concatenate(parts.pop("event_time_ms")),
+        clicked=np.concatenate(parts.pop("clicked")),
+        user_ids=ids["user_id"].known,
+        item_ids=ids["item_id"].known,
+        scenarios=ids["scenario"].known,
     )
 
 
@@ -110,15 +111,11 @@ def _partitions(directory: Path, until: date) -> list[tuple[Path, date]]:
 
 
 def _read(path: Path) -> pa.Table:
-    table = _read_parquet(path, read_dictionary=list(_CODED))
+    table = _read_parquet(path)
     if missing := sorted(set(_COLUMNS) - set(table.column_names)):
         raise ArtifactError(f"{path} lacks the columns {', '.join(missing)}", hint=_HINT)
     columns = {name: table[name] for name in _COLUMNS}
-    for name in _CODED:
-        column = columns[name]
-        if not pa.types.is_dictionary(column.type):
-            column = column.cast(pa.string()).dictionary_encode()
-        columns[name] = column.cast(_TEXT)
+    columns |= {name: table[name].cast(pa.string()) for name in _CODED}
     columns["event_time_ms"] = columns["event_time_ms"].cast(pa.int64())
     return pa.table(columns)
 
@@ -147,13 +144,25 @@ def _rows_within(table: pa.Table, spans_ms: Sequence[tuple[int, int]]) -> pa.Tab
     return table if mask.all() else table.filter(pa.array(mask))
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
-    if column.num_chunks == 0:
-        return np.zeros(0, dtype=np.int32), pa.array([], pa.string())
-    codes = np.concatenate([chunk.indices.to_numpy() for chunk in column.chunks])
-    dictionary = column.chunk(0).dictionary
-    # Days share one dictionary, which may name ids of rows that no window keeps.
-    used = np.flatnonzero(np.bincount(codes, minlength=len(dictionary)))
-    position = np.zeros(len(dictionary), dtype=np.int32)
-    position[used] = np.arange(len(used), dtype=np.int32)
-    return position[codes], dictionary.take(pa.array(used))
+class _Ids:
+    """The ids met so far, each with a code.
+
+    Days are coded one by one from their text: unifying the dictionaries of all row groups instead
+    takes several times longer once there are a million ids.
+    """
+
+    def __init__(self) -> None:
+        self.known = pa.array([], pa.string())
+
+    def codes(self, column: pa.ChunkedArray) -> Ints:
+        """Return each id's position in ``known``, after adding the new ones to it."""
+        text = column.combine_chunks()
+        codes = pc.fill_null(pc.index_in(text, value_set=self.known), -1).to_numpy().copy()
+        new_N = codes < 0
+        if new_N.any():
+            strangers = text.filter(pa.array(new_N))
+            new = pc.unique(strangers)
+            codes[new_N] = pc.index_in(strangers, value_set=new).to_numpy() + len(self.known)
+            self.known = pa.concat_arrays([self.known, new])
+        found: Ints = codes
+        return found
