@@ -87,7 +87,7 @@ def talking(action: str, *, tracking_uri: str) -> Iterator[None]:
 
 
 def download(source: str, *, to: str, tracking_uri: str) -> str:
-    """Copy what is stored at ``source`` below the directory ``to``, and return where it came to lie.
+    """Copy what is stored at ``source`` below the directory ``to``, and return where it lies.
 
     Raises:
         ArtifactError: Nothing is stored there.
