@@ -1,7 +1,7 @@
 """How long the contract takes: 1.5 million rows through the predicates and Great Expectations.
 
-Run ``python -m bench.contracts [ROWS]``. Prints seconds of each half and the ratio to merely
-turning the rows into a frame, measured in the same run.
+Run ``python -m bench.contracts [ROWS]``. Prints seconds of each half, their ratio, and the ratio of
+both together to the aim.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from data_contracts.suites import SecondOpinion
 
 DAY = date(2022, 5, 5)
 NUM_USERS, NUM_ITEMS = 25_000, 7_500
+AIM_S = 30.0
+"""For 1.5 million rows and 20 rules."""
 
 
 def main(num_rows: int = 1_500_000) -> None:
@@ -37,9 +39,6 @@ def main(num_rows: int = 1_500_000) -> None:
         partition_days=np.full(num_rows, (DAY - date(1970, 1, 1)).days),
     )
     started = time.perf_counter()
-    rows.to_pandas()
-    read_s = time.perf_counter() - started
-    started = time.perf_counter()
     checked = check(rows, contract, around)
     predicates_s = time.perf_counter() - started
     with tempfile.TemporaryDirectory() as folder:
@@ -52,12 +51,12 @@ def main(num_rows: int = 1_500_000) -> None:
         )
         suite_s = time.perf_counter() - started
     total_s = predicates_s + suite_s
-    per_20_s = total_s * 20 / len(contract.rules)
+    aim_s = AIM_S * num_rows / 1_500_000
     print(f"{num_rows:,} rows x {len(contract.rules)} rules, {len(contract.columns)} columns")
-    print(f"parse + predicates   {predicates_s:6.1f} s  {predicates_s / read_s:5.1f} x to_pandas")
-    print(f"great expectations   {suite_s:6.1f} s  {suite_s / read_s:5.1f} x to_pandas")
+    print(f"parse + predicates   {predicates_s:6.1f} s  {num_rows / predicates_s:12,.0f} rows/s")
+    print(f"great expectations   {suite_s:6.1f} s  {suite_s / predicates_s:6.2f} x the predicates")
     print(f"import, once         {import_s:6.1f} s")
-    print(f"together             {total_s:6.1f} s  ({per_20_s:.1f} s per 20 rules; aim < 30 s)")
+    print(f"together             {total_s:6.1f} s  {total_s / aim_s:6.2f} x the aim for 20 rules")
     print(f"quarantined {checked.quarantined.num_rows:,}, dropped {checked.dropped:,}")
 
 
