@@ -30,7 +30,7 @@ def test_the_preference_is_z_plus_its_nearest_code(case, gradient) -> None:
     quantiser, z = made(VqConfig(codebook_size=codes, gradient=gradient), rows, seed)
     got = quantiser(z)
     for row in range(rows):
-        distances = [float((z[row] - code).pow(2).sum()) for code in quantiser.codes_KZ]
+        distances = [float((z[row] - c).detach().pow(2).sum()) for c in quantiser.codes_KZ]
         assert int(got.codes_B[row]) == distances.index(min(distances))
     assert torch.equal(got.preference_BZ, z + quantiser.codes_KZ[got.codes_B])
 
