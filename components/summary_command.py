@@ -72,14 +72,11 @@ def _show_release(console: Console, record: Path, verdict: Verdict, *, k: int) -
         raise ArtifactError(f"there is no {record}", hint="run `publish`") from None
     console.print(f"\nReleased: {release['name']} version {release['version']}", soft_wrap=True)
 
+    from components.adapters.addresses import resolve_bundle  # MLflow: only for a release
     from perscen.retrieval.retriever import Retriever
 
-    from components.adapters.registry import Registry  # MLflow: only when there is a release
-
-    bundle = Registry(name=release["name"]).resolve(
-        f"models:/{release['name']}/{release['version']}"
-    )
-    retriever = Retriever.open(bundle)
+    bundle = resolve_bundle(f"models:/{release['name']}/{release['version']}")
+    retriever = Retriever.open(bundle.path)
     user = retriever.known_users()[0]
     scenarios = [row.scenario for row in verdict.scenarios][:2]
     table = Table(title=f"Top {k} for user {user}", title_justify="left")
