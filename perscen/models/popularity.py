@@ -13,10 +13,10 @@ from torch import Tensor
 
 from perscen.data.splits import Splits
 
-HALF_LIFE_DAYS: Final = 3.0
+HALF_LIFE_DAYS: Final = 7.0
 """A click counts half as much after this long, seen from the end of the training window."""
 
-PRIOR_CLICKS: Final = 100.0
+PRIOR_CLICKS: Final = 200.0
 """Clicks that the global shares are worth in each scenario: what a sparse one is shrunk towards."""
 
 UNIFORM_CLICKS: Final = 0.05
