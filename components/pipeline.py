@@ -111,7 +111,7 @@ PIPELINE: Final = Pipeline(
             inputs=("raw_log",),
             output="clean_log",
             sections=("data",),
-            code=("components/steps/validate.py", "data_contracts"),
+            code=("components/steps/validate.py", "data_contracts", "perscen/data/fields.py"),
         ),
         Step(
             name="split",
