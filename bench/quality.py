@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     splits = Splits.open(arguments.splits)
     recipe = with_overrides(recipe_named(arguments.recipe), arguments.set)
     k = recipe.train.monitor_k
