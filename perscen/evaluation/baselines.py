@@ -116,8 +116,8 @@ def segment_popularity(splits: Splits, queries: Queries, segments: Segments) -> 
     """Return the ranker by training clicks of the query's cell, shrunk towards its scenario.
 
     A cell is a scenario times the values of the segment's user columns. An item's score is its
-    clicks in the cell plus ``segments.strength`` times its share of the scenario's clicks; a cell
-    without training clicks is answered by the scenario alone.
+    clicks in the cell plus the scenario's strength times its share of the scenario's clicks; a
+    cell without training clicks is answered by the scenario alone.
     """
     counts_SV = scenario_counts(splits)
     num_items = counts_SV.shape[1]
@@ -130,9 +130,10 @@ def segment_popularity(splits: Splits, queries: Queries, segments: Segments) -> 
     items_E = np.asarray(train.item, dtype=np.int64)[order] - FIRST_ROW
 
     def scores(number: int) -> Floats:
+        scenario = number % num_scenarios
         mine = items_E[edges[number] : edges[number + 1]]
         clicks_V = np.bincount(mine, minlength=num_items).astype(np.float64)
-        shrunk_V: Floats = clicks_V + segments.strength * share_SV[number % num_scenarios]
+        shrunk_V: Floats = clicks_V + segments.strengths[scenario] * share_SV[scenario]
         return shrunk_V
 
     return ListRanker(cell_R[queries.user] * num_scenarios + queries.scenario, scores)

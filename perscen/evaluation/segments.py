@@ -21,7 +21,7 @@ Longs = NDArray[np.int64]
 
 MAX_VALUES: Final = 64
 """A column of more vocabulary rows than this is no segment."""
-_STRENGTHS: Final = (10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0)
+_STRENGTHS: Final = (10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0, 30_000.0)
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Segments:
         columns: User columns, the most informative one first; empty when none predicts anything.
         cell_of_user: Cell number of each user row ``[R]``, from 0.
         num_cells: Number of cells that some user is in.
-        strength: Clicks' worth of the scenario's distribution that every cell is shrunk with.
+        strengths: Clicks' worth of its own distribution with which each scenario shrinks its cells.
     """
 
     columns: tuple[str, ...]
     cell_of_user: Longs
     num_cells: int
-    strength: float
+    strengths: tuple[float, ...]
 
 
 def choose_segments(splits: Splits, *, num_columns: int) -> Segments:
@@ -56,17 +56,17 @@ def choose_segments(splits: Splits, *, num_columns: int) -> Segments:
     clicks = _Clicks.of(splits)
     cell_R = np.zeros(len(table_RF), dtype=np.int64)
     columns: tuple[str, ...] = ()
-    best, strength = clicks.log_likelihood(cell_R)
+    best, strengths = clicks.log_likelihood(cell_R)
     while candidates and len(columns) < num_columns:
         finer = {name: _refine(cell_R, column_R) for name, column_R in candidates.items()}
         scores = {name: clicks.log_likelihood(cells_R) for name, cells_R in finer.items()}
         name = max(scores, key=lambda column: scores[column][0])
         if scores[name][0] <= best:
             break
-        best, strength = scores[name]
+        best, strengths = scores[name]
         cell_R, columns = finer[name], (*columns, name)
         del candidates[name]
-    return Segments(columns, cell_R, int(cell_R.max(initial=0)) + 1, strength)
+    return Segments(columns, cell_R, int(cell_R.max(initial=0)) + 1, strengths)
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class _Clicks:
     user_E: Longs
     scenario_E: Longs
     item_E: Longs
+    num_scenarios: int
     prior_E: NDArray[np.float64]
     """Probability of each click's item given the other clicks of its scenario, smoothed by one."""
 
@@ -87,24 +88,23 @@ class _Clicks:
         num_items = splits.schema.num_item_rows
         same_item_E = _occurrences(scenario_E * num_items + item_E)
         prior_E = same_item_E / (_occurrences(scenario_E) - 1 + num_items)
-        return cls(user_E, scenario_E, item_E, prior_E)
+        return cls(user_E, scenario_E, item_E, len(splits.schema.scenarios), prior_E)
 
-    def log_likelihood(self, cell_R: Longs) -> tuple[float, float]:
-        """Return the best log-likelihood over the shrinkage strengths, and that strength."""
-        if not len(self.user_E):
-            return 0.0, _STRENGTHS[-1]
-        cell_E = cell_R[self.user_E] * (int(self.scenario_E.max()) + 1) + self.scenario_E
+    def log_likelihood(self, cell_R: Longs) -> tuple[float, tuple[float, ...]]:
+        """Return the best log-likelihood over the strengths, and the best strength per scenario."""
+        cell_E = cell_R[self.user_E] * self.num_scenarios + self.scenario_E
         in_cell_E = _occurrences(cell_E) - 1
-        with_item_E = _occurrences(cell_E * (int(self.item_E.max()) + 1) + self.item_E) - 1
-        return max(
-            (
-                float(
-                    np.log((with_item_E + m * self.prior_E) / (in_cell_E + m)).sum(),
-                ),
-                m,
+        with_item_E = _occurrences(cell_E * (int(self.item_E.max(initial=0)) + 1) + self.item_E) - 1
+        by_strength = [
+            np.bincount(
+                self.scenario_E,
+                weights=np.log((with_item_E + m * self.prior_E) / (in_cell_E + m)),
+                minlength=self.num_scenarios,
             )
             for m in _STRENGTHS
-        )
+        ]
+        best_S = np.argmax(by_strength, axis=0)
+        return float(np.max(by_strength, axis=0).sum()), tuple(_STRENGTHS[m] for m in best_S)
 
 
 def _refine(cell_R: Longs, column_R: Longs) -> Longs:

@@ -65,19 +65,24 @@ def test_a_list_longer_than_the_catalogue_ends_with_nothing(small: Splits):
     )
 
 
-def test_a_cell_is_shrunk_towards_its_scenario_and_an_empty_one_is_the_scenario(small: Splits):
-    cell_of_user = np.zeros(len(small.users.ids), dtype=np.int64)
-    cell_of_user[FIRST_ROW] = 1  # user 0, who clicked items 0 and 3 of s0
-    cell_of_user[FIRST_ROW + 4] = 2  # user 4, who clicked nothing in training
-    row_of = {int(user) - FIRST_ROW: row for row, user in enumerate(small.test.user)}
-    loose, tight = (
-        segment_popularity(small, small.test, Segments(("c",), cell_of_user, 3, strength))
-        for strength in (0.1, 100.0)
-    )
-    # Scenario s0 has clicks 0: 2, 3: 1. User 2's cell holds user 1's click on 0 alone.
-    for user in (0, 2, 4):
-        assert (tight.rank(np.array([row_of[user]]), 2)[0] - FIRST_ROW).tolist() == [0, 3]
-        assert (loose.rank(np.array([row_of[user]]), 2)[0] - FIRST_ROW).tolist() == [0, 3]
+def test_a_cell_is_shrunk_towards_its_scenario_and_an_empty_one_is_the_scenario():
+    events = [
+        *(click(user, 0, 0, user) for user in range(4)),
+        click(4, 1, 0, 4),  # alone in its cell, and with its taste
+        *(click(user, 2, scenario, 300) for user in (4, 5) for scenario in (0, 1)),
+    ]
+    splits = make_splits(events, valid_from_ms=100, test_from_ms=200, num_users=6, num_items=4)
+    cell_of_user = np.zeros(len(splits.users.ids), dtype=np.int64)
+    cell_of_user[FIRST_ROW + 4], cell_of_user[FIRST_ROW + 5] = 1, 2
+    rows_Q = np.flatnonzero(splits.test.scenario == 0)  # user 4, then user 5, whose cell is empty
+
+    def best(strength: float) -> list[int]:
+        segments = Segments(("column",), cell_of_user, 3, (strength, 1.0))
+        ranker = segment_popularity(splits, splits.test, segments)
+        return (ranker.rank(rows_Q, 1)[:, 0] - FIRST_ROW).tolist()
+
+    assert best(0.1) == [1, 0]
+    assert best(100.0) == [0, 0]
 
 
 def planted(*, seed: int = 0) -> Splits:
@@ -163,6 +168,7 @@ def synthetic_splits(*, num_users: int = 200, num_items: int = 40) -> Splits:
     )
 
 
+@pytest.mark.medium
 def test_no_baseline_beats_the_oracle(tmp_path: Path):
     splits = synthetic_splits()
     write_truth(tmp_path, splits, scenarios=splits.schema.scenarios)

@@ -31,6 +31,8 @@ from perscen.schema import FIRST_ROW
 from perscen.staging import staged
 from tests.retrieval.world import World, make_world, stamp
 
+pytestmark = pytest.mark.medium
+
 KS = EvaluateConfig(ks=(5, 10))
 GATE = GateConfig(k=5, resamples=500)
 
