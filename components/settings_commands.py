@@ -75,5 +75,5 @@ def _lines(section: BaseModel, *, indent: int) -> Iterator[str]:
 
 def _scalar(value: object) -> str:
     if isinstance(value, date):
-        return value.isoformat()
+        return f'"{value.isoformat()}"'  # DVC takes no YAML dates
     return json.dumps(list(value) if isinstance(value, tuple) else value)
