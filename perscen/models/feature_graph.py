@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from perscen.models.config import PerscenConfig
 from perscen.models.graph_kernel import propagate
+from perscen.models.precision import full_precision
 from perscen.models.refinement import refined_orders
 
 
@@ -94,15 +95,22 @@ class GraphInteraction(nn.Module):
     def forward(self, nodes_BND: Tensor) -> list[Tensor]:
         """Return ``h(0) .. h(L)``, each ``[B, N * D]``."""
         first_BNN = self.graph(nodes_BND)
-        message_LDD = self.message_LDD.expand(self._layers, -1, -1)
-        hidden = propagate(
-            first_BNN, nodes_BND, message_LDD, config=self._config, leaky=self._leaky
-        )
+        with full_precision(nodes_BND):
+            hidden = propagate(
+                first_BNN.to(self.message_LDD.dtype),
+                nodes_BND.to(self.message_LDD.dtype),
+                self.message_LDD.expand(self._layers, -1, -1),
+                config=self._config,
+                leaky=self._leaky,
+            )
         return [h_BND.flatten(1) for h_BND in (nodes_BND, *hidden)]
 
     def adjacency(self, nodes_BND: Tensor) -> list[Tensor]:
         """Return the refined adjacency of every layer, each ``[B, N, N]``."""
-        orders = refined_orders(self.graph(nodes_BND), self._layers, config=self._config)
+        first_BNN = self.graph(nodes_BND)
+        with full_precision(nodes_BND):
+            first_BNN = first_BNN.to(self.message_LDD.dtype)
+            orders = refined_orders(first_BNN, self._layers, config=self._config)
         return [order.expand(len(nodes_BND), -1, -1) for order in orders]
 
 

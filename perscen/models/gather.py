@@ -63,11 +63,12 @@ class _Pool(torch.autograd.Function):
     def backward(ctx: Any, grad_BD: Tensor) -> tuple[Tensor, None, None, None]:
         rows_V, offsets_B1 = ctx.saved_tensors
         ends = np.arange(len(rows_V) + 1) if offsets_B1 is None else offsets_B1.numpy()
-        grad = grad_BD.contiguous().numpy()
+        wide = torch.float64 if grad_BD.dtype == torch.float64 else torch.float32
+        grad = grad_BD.to(wide).contiguous().numpy()
         picked = sparse.csr_matrix(
             (np.ones(len(rows_V), grad.dtype), rows_V.numpy(), ends), (len(grad), ctx.num_rows)
         )
         grad_RD = torch.from_numpy(picked.T @ grad)
         if ctx.padded:
             grad_RD[0] = 0
-        return grad_RD, None, None, None
+        return grad_RD.to(grad_BD.dtype), None, None, None

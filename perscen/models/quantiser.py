@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perscen.models.config import VqConfig
+from perscen.models.precision import full_precision
 
 JITTER: Final = 1e-3
 """Spread added to repeated starting codes, when a batch has fewer distinct rows than codes."""
@@ -64,6 +65,10 @@ class Quantiser(nn.Module):
             z_BZ: The encoder's output.
             counted_B: Bool, the rows that enter the loss and the codebook's upkeep; None for all.
         """
+        with full_precision(z_BZ):
+            return self._quantise(z_BZ.to(self.codes_KZ.dtype), counted_B)
+
+    def _quantise(self, z_BZ: Tensor, counted_B: Tensor | None) -> Quantised:
         own_BZ = z_BZ.detach() if counted_B is None else z_BZ.detach()[counted_B]
         if self.training and len(own_BZ):
             self._start(own_BZ)

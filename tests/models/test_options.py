@@ -111,6 +111,23 @@ def test_any_two_settings_compose_and_every_parameter_is_used(choices: dict[str,
     assert torch.isfinite(vectors).all()
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [{}, {"fusion": "gru", "graph.source": "shared"}, {"vq.ema_decay": 0.9, "vq.init": "kmeans"}],
+    ids=str,
+)
+def test_mixed_precision_stays_near_full_precision(choices: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = Perscen(SPLITS.schema, config(**choices))
+    train(model, SPLITS, steps=1, lr=0.01)
+    full = catalogue_loss(model, SPLITS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = catalogue_loss(model, SPLITS)
+    mixed.backward()
+    torch.testing.assert_close(mixed, full, rtol=0.02, atol=0.02)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
 PLAIN: list[dict[str, Any]] = [
     {},
     {"graph.power": "refined", "gnn.activation": "leaky_relu_except_last"},
