@@ -12,6 +12,7 @@ from perscen.models.config import (
     GraphConfig,
     ModelConfig,
     PerscenConfig,
+    VqConfig,
 )
 
 
@@ -33,10 +34,13 @@ PAPER: Final = Recipe(
 BEST: Final = Recipe(
     # What trains well on real logs: the popularity of an item in a scenario is a prior to correct,
     # not something to discover; the softmax over the whole catalogue of one scenario at a time says
-    # what to correct; ids of users with a handful of clicks only overfit.
+    # what to correct; ids of users with a handful of clicks only overfit. At this step size the
+    # codes cannot follow the encoder by their gradient and all users end up on one of them: moving
+    # averages and revival keep the codebook in use, at equal recall.
     model=PerscenConfig(
         emb=EmbeddingConfig(init_std=0.1),
         graph=GraphConfig(power="refined"),
+        vq=VqConfig(ema_decay=0.99, revive_after=20),
         score="cosine",
         temperature=0.1,
         learn_temperature=True,
