@@ -1,6 +1,6 @@
 """The training step at the KuaiRand shape against one row per (positive, negative) pair.
 
-Three ways to the same loss on the same negatives, interleaved in one process; CPU time of one thread:
+Three ways to the same loss on the same negatives, interleaved in one process, by CPU time:
 
 plain       one row per pair, equation by equation (tests/models/reference.py)
 row-wise    one row per pair through our own model
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from perscen.data.batches import ItemBatch, Packed, UserBatch, pack
 from perscen.data.fields import KUAIRAND
+from perscen.models.allocator import keep_freed_memory
 from perscen.models.config import PerscenConfig
 from perscen.models.gather import spread
 from perscen.models.perscen import Perscen
@@ -187,6 +188,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     ways = [arguments.only] if arguments.only else list(WAYS)
     for positives in arguments.positives:
         measure(positives, repeats=arguments.repeats, ways=ways)

@@ -186,13 +186,12 @@ def _messages(nodes_CND: Tensor, message_LDD: Tensor) -> Tensor:
 
 
 def _symmetric(kept_CNN: Tensor) -> Tensor:
-    """Return half of a matrix and its transpose; the product transposes faster than a copy does."""
-    eye_NN = torch.eye(kept_CNN.shape[-1]).to(kept_CNN).expand_as(kept_CNN)
-    return torch.baddbmm(kept_CNN, kept_CNN.mT, eye_NN, beta=0.5, alpha=0.5)
+    """Return the mean of a matrix and its transpose."""
+    return (kept_CNN + kept_CNN.mT).mul_(0.5)
 
 
 def _symmetric_product(left_CNX: Tensor, right_CNX: Tensor) -> Tensor:
-    """Return half of ``left @ right^T`` and its transpose."""
+    """Return the mean of ``left @ right^T`` and its transpose."""
     product_CNN = left_CNX @ right_CNX.mT
     return product_CNN.baddbmm_(right_CNX, left_CNX.mT, beta=0.5, alpha=0.5)
 

@@ -80,7 +80,7 @@ def largest(values_BK: Tensor, count: int) -> Tensor:
         return torch.ones_like(values_BK)
     cut_B1 = _nth_smallest(values_BK, values_BK.shape[1] - count)
     mask_BK = at_least(values_BK, cut_B1)
-    if int(mask_BK.sum(dtype=torch.float64)) == count * len(values_BK):
+    if bool((mask_BK.sum(dim=1) == count).all()):
         return mask_BK
     above_BK, level_BK = values_BK > cut_B1, values_BK == cut_B1
     room_B1 = count - above_BK.sum(dim=1, keepdim=True)

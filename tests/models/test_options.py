@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import platform
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from perscen.data.batches import ItemSource
 from perscen.errors import ArtifactError, ConfigError
+from perscen.models.allocator import keep_freed_memory
 from perscen.models.config import PerscenConfig
 from perscen.models.fingerprint import space_fingerprint
 from perscen.models.perscen import Perscen
@@ -306,3 +308,11 @@ def test_the_fingerprint_is_that_of_weights_and_vocabularies(tmp_path: Any) -> N
     with torch.no_grad():
         model.item_fields.dense_FD += 1e-6
     assert space_fingerprint(model, SPLITS.vocabularies) != mine
+
+
+def test_glibc_accepts_to_keep_freed_memory_and_other_platforms_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert not keep_freed_memory()
