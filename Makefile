@@ -37,9 +37,9 @@ check: setup  ## lint, format, types, layers
 render: setup  ## files made from code
 	perscen render
 	perscen params > params.yaml
-	python docs/render.py
 
-docs: render
+docs: setup  ## links and code references in the documentation hold
+	python -m pytest tests/docs -q
 
 bench: setup  ## ratios, measured in one run
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[$(FAISS),bench]'

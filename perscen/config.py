@@ -238,7 +238,7 @@ def parse_config(tree: dict[str, Any], *, origin: str) -> Config:
     except ValidationError as exc:
         lines = [f"{origin}: {_explain(error)}" for error in exc.errors()]
         raise ConfigError(
-            "\n".join(lines), hint="the settings are listed in docs/reference/params.md"
+            "\n".join(lines), hint="`perscen params` prints every setting with its meaning"
         ) from exc
 
 
