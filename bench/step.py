@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from perscen.data.batches import ItemBatch, Packed, UserBatch, pack
 from perscen.data.fields import KUAIRAND
-from perscen.models.allocator import keep_freed_memory
+from perscen.training.allocator import keep_freed_memory
 from perscen.models.config import PerscenConfig
 from perscen.models.gather import spread
 from perscen.models.perscen import Perscen

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
-import pickle
 import shutil
 import time
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ import torch
 logger = logging.getLogger(__name__)
 
 _NAME: Final = "checkpoint.pt"
+_SEAL_BYTES: Final = 64
 
 
 class Checkpoint:
@@ -51,7 +52,9 @@ class Checkpoint:
         torch.save({"fingerprint": self._fingerprint, "state": dict(state)}, buffer)
         scratch = self._path.with_suffix(".new")
         try:
-            scratch.write_bytes(buffer.getbuffer())
+            with scratch.open("wb") as file:
+                file.write(_seal(buffer.getbuffer()))
+                file.write(buffer.getbuffer())
             scratch.replace(self._path)
         finally:
             scratch.unlink(missing_ok=True)
@@ -61,24 +64,22 @@ class Checkpoint:
         """Return the state on the CPU, or None when there is none of this training."""
         if not self._path.exists():
             return None
-        try:
-            saved = torch.load(self._path, map_location="cpu", weights_only=True)
-            fingerprint, state = saved["fingerprint"], dict(saved["state"])
-        except (
-            OSError,
-            RuntimeError,
-            EOFError,
-            pickle.UnpicklingError,
-            KeyError,
-            TypeError,
-        ) as exc:
-            logger.warning("checkpoint unreadable, starting afresh", extra={"reason": str(exc)})
+        content = memoryview(self._path.read_bytes())
+        seal, payload = content[:_SEAL_BYTES], content[_SEAL_BYTES:]
+        if bytes(seal) != _seal(payload):
+            logger.warning("checkpoint is not whole, starting afresh", extra={"size": len(content)})
             return None
-        if fingerprint != self._fingerprint:
+        saved = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        if saved["fingerprint"] != self._fingerprint:
             logger.info("checkpoint of other data, settings or code, starting afresh")
             return None
-        return state
+        return dict(saved["state"])
 
     def remove(self) -> None:
         """Delete the checkpoint and its directory; the training is over."""
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _seal(payload: memoryview) -> bytes:
+    """Return the digest that goes in front: a file cut short or changed is then told at once."""
+    return hashlib.sha256(payload).hexdigest().encode()

@@ -10,6 +10,7 @@ from torch.utils import deterministic
 
 from perscen.config import TrainConfig
 from perscen.errors import ConfigError
+from perscen.training.allocator import keep_freed_memory
 
 
 @contextmanager
@@ -20,6 +21,7 @@ def torch_settings(config: TrainConfig) -> Iterator[torch.device]:
         ConfigError: A CUDA device is asked for and there is none.
     """
     device = _device(config.device)
+    keep_freed_memory()
     threads = torch.get_num_threads()
     strict = torch.are_deterministic_algorithms_enabled()
     filling = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]

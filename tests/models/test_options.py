@@ -12,9 +12,9 @@ import torch
 
 from perscen.data.batches import ItemSource
 from perscen.errors import ConfigError
-from perscen.models.allocator import keep_freed_memory
 from perscen.models.config import PerscenConfig
 from perscen.models.perscen import Perscen
+from perscen.training.allocator import keep_freed_memory
 from tests.factories import random_splits
 from tests.models import reference
 from tests.models.contract import catalogue_loss, item_vectors, train, train_users
