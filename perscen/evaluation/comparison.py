@@ -89,12 +89,12 @@ def _loses_the_margin(comparison: Comparison) -> bool:
 
 
 def describe(comparison: Comparison, outcome: Outcome, config: GateConfig) -> str:
-    """Return the comparison as a sentence with its numbers, in percent."""
+    """Return the comparison as a sentence: recalls in percent, differences in points of it."""
     c, baseline = comparison, comparison.baseline.replace("_", " ")
     facts = (
         f"recall@{config.k} {c.candidate_recall:.2%} against {c.baseline_recall:.2%} of the "
-        f"{baseline}, difference {c.difference:+.2%} [{c.low:+.2%}, {c.high:+.2%}] over "
-        f"{c.num_users:,} users, margin {c.margin:.2%}"
+        f"{baseline}, difference {100 * c.difference:+.2f} [{100 * c.low:+.2f}, "
+        f"{100 * c.high:+.2f}] points over {c.num_users:,} users, margin {100 * c.margin:.2f}"
     )
     if outcome is Outcome.PASS:
         return f"not worse than the {baseline} by more than the margin: {facts}"
@@ -109,11 +109,11 @@ def describe(comparison: Comparison, outcome: Outcome, config: GateConfig) -> st
         why = "the margin is 0"
     else:
         why = (
-            f"a loss under {c.detectable_effect:.2%} cannot be seen, the margin would need "
-            f"{c.users_needed:,} users"
+            f"a loss under {100 * c.detectable_effect:.2f} points cannot be seen, the margin "
+            f"would need {c.users_needed:,} users"
         )
     follows = {
-        Policy.HOLD: "the loss reaches the margin, so the champion is kept",
+        Policy.HOLD: "the loss reaches the margin, so it is not shipped",
         Policy.SHIP_AND_WATCH: "the loss, if any, is within the margin, so it ships, watched",
     }[policy_of(c)]
     return (

@@ -56,8 +56,12 @@ class Evidence:
 
     @property
     def expected_scenarios(self) -> tuple[str, ...]:
-        """Every scenario that ships or was scored, each once: none of them may lack evidence."""
+        """Every scenario that ships or was scored, each once: none of them may lack evidence.
+
+        In the order of the scores, which is that of the splits: by falling click volume.
+        """
         named = (
+            *self.index_recall,
             *self.indexes.indexes,
             *self.scores.num_users,
             *self.scenarios,

@@ -9,7 +9,6 @@ from perscen.config import GateConfig
 from perscen.evaluation.evidence import Evidence
 from perscen.evaluation.gates import CHAMPION, GATES, POPULARITY
 from perscen.evaluation.verdict import (
-    WHOLE_RELEASE,
     Decision,
     Finding,
     Outcome,
@@ -81,10 +80,16 @@ def _summary(decision: Decision, findings: Sequence[Finding], evidence: Evidence
     )
     if decision is Decision.REFUSE:
         blocking = [finding for finding in findings if finding.blocks]
-        where = dict.fromkeys(f.scenario or WHOLE_RELEASE for f in blocking)
-        return f"refused {against}; {len(blocking)} findings block it, in {', '.join(where)}"
-    unsure = dict.fromkeys(
-        finding.scenario for finding in findings if finding.outcome is Outcome.INSUFFICIENT
-    )
-    watched = f"; ships watched in {', '.join(filter(None, unsure))}" if unsure else ""
+        found = "1 finding blocks" if len(blocking) == 1 else f"{len(blocking)} findings block"
+        return f"refused {against}; {found} it, in {_places([f.scenario for f in blocking])}"
+    unsure = [f.scenario for f in findings if f.outcome is Outcome.INSUFFICIENT]
+    watched = f"; ships watched in {_places(unsure)}" if unsure else ""
     return f"promoted {against}{watched}"
+
+
+def _places(scenarios: Sequence[str | None]) -> str:
+    """Return where findings were made: "scenarios 1, 4 and the whole release"."""
+    named = list(dict.fromkeys(name for name in scenarios if name is not None))
+    places = [f"scenario{'s' if len(named) > 1 else ''} {', '.join(named)}"] if named else []
+    places += ["the whole release"] if None in scenarios else []
+    return " and ".join(places)

@@ -337,3 +337,32 @@ def test_every_reason_is_given_at_once():
     assert blocking == shared | {("codebook", "1"), ("index", "1")}
     assert len(verdict.reasons_by_scenario["1"]) == 5
     assert verdict.decision is Decision.REFUSE
+
+
+def test_the_summary_names_the_places_that_block_in_the_grammar_of_their_number():
+    scores = {"candidate": hit_or_miss(400, 1_000), "champion": hit_or_miss(500, 1_000)}
+    scores["scenario_popularity"] = np.zeros(1_000)
+    one = judge(evidence({"4": scores}), CONFIG).summary
+    assert one.endswith("; 1 finding blocks it, in scenario 4")
+    two = judge(evidence({"4": scores, "1": scores}, model={"digest": "other"}), CONFIG).summary
+    assert two.endswith("findings block it, in scenarios 4, 1 and the whole release")
+
+
+def test_scenarios_keep_the_order_of_the_scores_though_manifests_sort_them():
+    good = evidence().scenarios["1"].recall
+    built = evidence({"4": good, "1": good}, model={"valid_recall": {"1": 0.5, "4": 0.5}})
+    sorted_by_name = dict(sorted(built.indexes.indexes.items()))
+    built = replace(built, indexes=built.indexes.model_copy(update={"indexes": sorted_by_name}))
+    assert [s.scenario for s in judge(built, CONFIG).scenarios] == ["4", "1"]
+
+
+def test_a_hold_is_told_in_points_and_of_no_champion_where_there_is_none():
+    scores = {
+        "candidate": hit_or_miss(45, 1_000, shift=25),
+        "scenario_popularity": hit_or_miss(50, 1_000),
+    }
+    (finding,) = gates.popularity(evidence({"1": scores}), CONFIG)
+    assert "difference -0.50 [" in finding.message
+    assert "] points over 1,000 users, margin 0.50" in finding.message
+    assert finding.message.endswith("the loss reaches the margin, so it is not shipped")
+    assert "champion" not in finding.message

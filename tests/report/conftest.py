@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from components.runner import run_step
-from tests.report.artifacts import DAY, Run, write_run
+from tests.report.artifacts import write_run
+from tests.report.run import DAY, Run
 
 PARAMS = f"""
 run: {{logical_date: {DAY}}}

@@ -13,7 +13,8 @@ import pytest
 from components.report.inside import graphs_section, preferences_section
 from components.report.verdict import verdict_view
 from perscen.evaluation.verdict import read_verdict
-from tests.report.artifacts import SCENARIOS, Run, make_splits, write_run
+from tests.report.artifacts import make_splits, write_run
+from tests.report.run import SCENARIOS, Run
 
 pytestmark = pytest.mark.medium
 
