@@ -89,6 +89,9 @@ class OptimConfig(Section):
     weight_decay: float = Field(1e-6, ge=0)
     decoupled: bool = False
     """AdamW's decay instead of Adam's L2 term."""
+    weight_average: float = Field(0.0, ge=0, lt=1)
+    """Decay per step of a running mean of the weights, which is then what is validated and kept;
+    0 keeps the weights themselves."""
     sparse_embeddings: bool = False
     """Row-wise lazy Adam on the tables: another update rule, faster on huge catalogues."""
 

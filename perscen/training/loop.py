@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from perscen.config import TrainConfig
 from perscen.data.splits import Splits
@@ -105,6 +106,7 @@ class _Training:
         self._objective = Objective(model, splits, config, device=device)
         self._validator = Validator(splits, k=config.monitor_k, device=device)
         self._optimiser = Optimiser(model, config.optim)
+        self._average = _running_mean(model, decay=config.optim.weight_average)
         self._checkpoint = checkpoint
         self._epoch, self._step = 1, 0
         self._sums = LossSums()
@@ -170,10 +172,13 @@ class _Training:
         self._optimiser.zero_grad()
         loss.total.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
+        if self._average is not None:
+            self._average.update_parameters(self._model)
         self._sums.add(loss, value, weight=len(rows_B))
 
     def _close_epoch(self) -> EpochRecord:
-        validation = self._validator(self._model)
+        kept: Any = self._model if self._average is None else self._average.module
+        validation = self._validator(kept)
         if validation.not_finite is not None:
             raise TrainingDiverged(
                 f"after epoch {self._epoch} vectors of scenario {validation.not_finite} are not "
@@ -189,8 +194,7 @@ class _Training:
             self._best = record
             self._best_counts = validation.code_counts
             self._best_weights = {
-                name: weight.detach().cpu().clone()
-                for name, weight in self._model.state_dict().items()
+                name: weight.detach().cpu().clone() for name, weight in kept.state_dict().items()
             }
         self._epoch, self._step, self._sums = self._epoch + 1, 0, LossSums()
         return record
@@ -217,6 +221,7 @@ class _Training:
         self._checkpoint.save(
             {
                 "model": self._model.state_dict(),
+                "average": self._average.state_dict() if self._average else {},
                 "optimiser": self._optimiser.state_dict(),
                 "epoch": self._epoch,
                 "step": self._step,
@@ -234,6 +239,8 @@ class _Training:
         if state is None:
             return
         self._model.load_state_dict(state["model"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._epoch, self._step = state["epoch"], state["step"]
         self._sums = LossSums(**state["sums"])
@@ -245,6 +252,18 @@ class _Training:
         for record in self._epochs:
             for watcher in watchers:
                 watcher.epoch_done(record)
+
+
+def _running_mean(model: TwoTower, *, decay: float) -> AveragedModel | None:
+    """Return a copy of the model that follows its weights and codebook slowly.
+
+    Sparse scenarios have few rows, so their weights jump from step to step; the mean does not.
+    """
+    if not decay:
+        return None
+    # Buffers too: the codebook must move with the encoder whose vectors it quantises.
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 _CALMER = (
