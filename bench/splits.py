@@ -1,6 +1,6 @@
 """Histories of 26 million clicks: seconds and peak memory, and the ratio to a pandas group-by.
 
-Run ``python bench/splits.py`` (about a minute, 4 GB). ``--rows`` makes it smaller.
+Run ``python -m bench.splits`` (about a minute, 4 GB). ``--rows`` makes it smaller.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pandas as pd
 
+from bench.report import Result
 from perscen.data.sequences import (
     Events,
     build_histories,
@@ -22,6 +23,7 @@ from perscen.data.sequences import (
 from perscen.data.splits import Histories, Slices
 
 NUM_USERS, NUM_ITEMS, NUM_SCENARIOS, DAYS, T = 1_140_000, 846_811, 4, 8, 50
+TARGET = 5.0
 
 
 def make_events(rows: int, *, num_users: int, seed: int = 0) -> Events:
@@ -66,23 +68,18 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=26_000_000)
-    parser.add_argument("--small-rows", type=int, default=1_400_000)
-    args = parser.parse_args()
-
-    events = make_events(args.rows, num_users=NUM_USERS)
+def run(*, rows: int = 26_000_000, small_rows: int = 1_400_000) -> list[Result]:
+    """Print the table and return the ratio to the group-by."""
+    events = make_events(rows, num_users=NUM_USERS)
     before, start = _peak_mb(), time.process_time()
     built = build(events, num_users=NUM_USERS)
     seconds = time.process_time() - start
-    print(f"{args.rows:>12,} rows  {seconds:7.2f} CPU s  {_peak_mb():8,.0f} MB peak", end="  ")
+    print(f"{rows:>12,} rows  {seconds:7.2f} CPU s  {_peak_mb():8,.0f} MB peak", end="  ")
     print(f"({before:,.0f} MB before)")
     del built, events
 
     num_users = 27_000
-    events = make_events(args.small_rows, num_users=num_users)
+    events = make_events(small_rows, num_users=num_users)
     start = time.process_time()
     _, slices = build(events, num_users=num_users)
     ours = time.process_time() - start
@@ -92,9 +89,13 @@ def main() -> None:
     pandas_s = time.process_time() - start
     if same != elements:
         raise SystemExit(f"the two ways disagree: {elements:,} elements against {same:,}")
-    print(f"{args.small_rows:>12,} rows  {ours:7.2f} CPU s  pandas {pandas_s:.2f} CPU s", end="  ")
+    print(f"{small_rows:>12,} rows  {ours:7.2f} CPU s  pandas {pandas_s:.2f} CPU s", end="  ")
     print(f"ratio {pandas_s / ours:.0f}x")
+    return [Result("histories of every click, against pandas", pandas_s / ours, TARGET)]
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=26_000_000)
+    parser.add_argument("--small-rows", type=int, default=1_400_000)
+    run(**vars(parser.parse_args()))

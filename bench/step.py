@@ -22,17 +22,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.report import Result
 from perscen.data.batches import ItemBatch, Packed, UserBatch, pack
 from perscen.data.fields import KUAIRAND
-from perscen.training.allocator import keep_freed_memory
 from perscen.models.config import PerscenConfig
 from perscen.models.gather import spread
 from perscen.models.perscen import Perscen
 from perscen.schema import FIRST_ROW, Field, Schema, TowerSchema
+from perscen.training.allocator import keep_freed_memory
 from tests.models import reference
 
 NUM_ITEMS, NUM_USERS, NEGATIVES, HISTORY = 7_583, 27_285, 10, 50
 SCENARIO_SHARES = (0.84, 0.09, 0.04, 0.03)
+POSITIVES = (4096, 372)
+"""A large batch, and as many positives as make 4,096 pairs."""
+TARGET, MEMORY_TARGET_GB = 10.0, 1.5
 
 
 def kuairand_schema() -> Schema:
@@ -148,8 +152,26 @@ WAYS: dict[str, Callable[[Perscen, Step], Tensor]] = {
 }
 
 
-def measure(positives: int, *, repeats: int, ways: list[str]) -> None:
-    """Print CPU time per step, ratios and losses of the ways at one batch size."""
+def run(*, repeats: int = 5) -> list[Result]:
+    """Print both batch sizes and return the ratios at the larger one."""
+    ratios, _ = (measure(n, repeats=repeats, ways=list(WAYS)) for n in POSITIVES)
+    return [
+        Result("training step, against one row per pair", ratios["plain"], TARGET),
+        Result("the same through our own kernels", ratios["row-wise"], TARGET),
+    ]
+
+
+def run_memory() -> list[Result]:
+    """Return the peak memory of this process after a few of our steps."""
+    measure(POSITIVES[0], repeats=2, ways=["grouped"])
+    return [Result("peak memory of our step", peak_gb(), MEMORY_TARGET_GB, "GB")]
+
+
+def measure(positives: int, *, repeats: int, ways: list[str]) -> dict[str, float]:
+    """Print CPU time per step and losses at one batch size; return times over the last's."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    keep_freed_memory()
     schema = kuairand_schema()
     torch.manual_seed(0)
     model = Perscen(schema, PerscenConfig()).train()
@@ -167,14 +189,20 @@ def measure(positives: int, *, repeats: int, ways: list[str]) -> None:
                 seconds[way].append(time.process_time() - before)
             losses[way] = loss.item()
             del loss
-    fastest = statistics.median(seconds[ways[-1]])
+    medians = {way: statistics.median(seconds[way]) for way in ways}
+    ratios = {way: median / medians[ways[-1]] for way, median in medians.items()}
     print(f"{positives} positives x {NEGATIVES} negatives, median of {repeats}, one thread")
-    for way in ways:
-        median = statistics.median(seconds[way])
-        print(f"  {way:9} {median:8.3f} s  {median / fastest:6.1f} x  loss {losses[way]:.7f}")
+    for way, ratio in ratios.items():
+        print(f"  {way:9} {medians[way]:8.3f} s  {ratio:6.1f} x  loss {losses[way]:.7f}")
     gap = max(losses.values()) - min(losses.values())
     if gap > 1e-5:
         raise SystemExit(f"the losses differ by {gap:.2e}: the comparison is void")
+    return ratios
+
+
+def peak_gb() -> float:
+    """Return the most memory this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:
@@ -183,17 +211,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--positives", type=int, nargs="+", default=[4096, 372])
+    parser.add_argument("--positives", type=int, nargs="+", default=list(POSITIVES))
     parser.add_argument("--only", choices=WAYS)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    keep_freed_memory()
     ways = [arguments.only] if arguments.only else list(WAYS)
     for positives in arguments.positives:
         measure(positives, repeats=arguments.repeats, ways=ways)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"peak memory of the process {peak:.2f} GB")
+    print(f"peak memory of the process {peak_gb():.2f} GB")
 
 
 def _inner_products(users_BG: Tensor, items_PG: Tensor, at_BC: Tensor) -> Tensor:
