@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import logging
 import os
@@ -19,6 +18,7 @@ from components import logs
 from components.exit_codes import OUR_BUG, exit_code
 from components.pipeline import PIPELINE, Step
 from perscen.errors import PerscenError, StorageFull
+from perscen.staging import is_full
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +26,13 @@ _QUIET: Final = {
     "DO_NOT_TRACK": "true",
     "DVC_NO_ANALYTICS": "1",
     "GX_ANALYTICS_ENABLED": "False",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MPLBACKEND": "agg",
     "TQDM_DISABLE": "1",
 }
-"""No library phones home, and only our own progress bars are drawn."""
+"""No library phones home, and only our own log lines and progress bars are written."""
 
 _MODULES: Final = {
     "data": ("components.data_commands:data", "Bring logs into the raw layout."),
@@ -144,7 +145,9 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.exit(_run(argv))
+    code = _run(argv)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to change what happened
+    sys.exit(code)
 
 
 def _run(argv: list[str] | None) -> int:
@@ -156,28 +159,20 @@ def _run(argv: list[str] | None) -> int:
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; nothing half-written was kept", err=True)
+        logger.warning("interrupted; nothing half-written was kept")
         return exit_code(KeyboardInterrupt())
     except PerscenError as exc:
         return _explain(exc)
-    except OSError as exc:
-        if exc.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            return _our_bug(exc)
-        return _explain(StorageFull(f"the disk is full: {exc}", hint="make room and run it again"))
-    except Exception as exc:  # noqa: BLE001 (the last door: anything else is our bug, told in full)
-        return _our_bug(exc)
+    except Exception as exc:
+        if is_full(exc):
+            return _explain(StorageFull(f"the disk is full: {exc}", hint="make room, run it again"))
+        logger.exception("this is a bug in perscen")
+        return OUR_BUG
     return 0
 
 
 def _explain(error: PerscenError) -> int:
     code = exit_code(error)
-    logger.debug("step failed", extra={"exit_code": code})
-    click.secho(f"{error.headline}: {error.message}", fg="red", err=True)
-    if error.hint:
-        click.echo(f"  what to do: {error.hint}", err=True)
+    told = {"error": type(error).__name__, "exit_code": code, "hint": error.hint}
+    logger.error(f"{error.headline}: {error.message}", extra=told)
     return code
-
-
-def _our_bug(error: BaseException) -> int:
-    logger.error("this is a bug in perscen", exc_info=error)
-    return OUR_BUG

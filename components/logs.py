@@ -8,6 +8,8 @@ import sys
 import warnings
 from typing import Any, Final, Literal
 
+import click
+
 Format = Literal["auto", "json", "text"]
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _CHATTY: Final = (
@@ -19,6 +21,11 @@ _CHATTY: Final = (
     "urllib3",
     "fsspec",
 )
+_LEVELS: Final = {
+    logging.WARNING: click.style("warning: ", fg="yellow"),
+    logging.ERROR: click.style("error: ", fg="red"),
+    logging.CRITICAL: click.style("critical: ", fg="red"),
+}
 
 
 class JsonLines(logging.Formatter):
@@ -47,17 +54,32 @@ class Readable(logging.Formatter):
     """``event  key=value …`` with the level in front when it is not mere information."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line of text."""
-        values = "  ".join(f"{key}={_short(value)}" for key, value in _values(record).items())
-        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        line = f"  {level}{record.getMessage()}  {values}".rstrip()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        """Return the record as a line of text; a failure, which has a hint, is told in words."""
+        given = _values(record)
+        if hint := given.get("hint"):
+            given = {}
+        values = "  ".join(f"{key}={_short(value)}" for key, value in given.items())
+        level = _LEVELS.get(record.levelno, "")
+        lines = [f"  {level}{record.getMessage()}  {values}".rstrip()]
+        lines += [f"  what to do: {hint}"] if hint else []
+        lines += [self.formatException(record.exc_info)] if record.exc_info else []
+        return "\n".join(lines)
+
+
+class _Stderr(logging.Handler):
+    """Writes to today's stderr, whatever it is; colours reach terminals alone."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            click.echo(self.format(record), err=True)
+        except Exception:  # noqa: BLE001 (as every handler of the standard library does)
+            self.handleError(record)
 
 
 def configure(*, run_id: str, step: str, style: Format = "auto") -> None:
     """Send the log of this process to stderr; call once, at the program's entry."""
     text = style == "text" or (style == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(Readable() if text else JsonLines(run_id=run_id, step=step))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name in _CHATTY:

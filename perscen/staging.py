@@ -13,6 +13,12 @@ from uuid import uuid4
 
 from perscen.errors import PerscenError, StorageFull
 
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FULL_IN_WORDS: Final = (
+    *(os.strerror(code) for code in sorted(_FULL)),
+    "disk is full",  # SQLite
+    " requested and ",  # numpy: "4104 requested and 3063 written"
+)
 _STAGED_PREFIX: Final = ".staged-"
 _OLD: Final = "-old"
 
@@ -38,19 +44,33 @@ def staged(target: Path) -> Iterator[Path]:
     try:
         yield scratch
         _swap(scratch, target)
-    except OSError as exc:
-        if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+    except PerscenError:
+        raise
+    except Exception as exc:
+        if is_full(exc):
             raise storage_full(exc, target) from exc
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def storage_full(error: OSError, target: Path) -> PerscenError:
+def is_full(error: Exception) -> bool:
+    """Return whether an error means that the disk, the quota or the allowed file size ran out.
+
+    Writers in C++ and Rust (Parquet, safetensors) and lists of errors (shutil) say so in words
+    alone, numpy only that it wrote less than it wanted to.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    return any(words in str(error) for words in _FULL_IN_WORDS)
+
+
+def storage_full(error: Exception, target: Path) -> StorageFull:
     """Return the error for a full disk, with how much is free where ``target`` lies."""
     free = shutil.disk_usage(target.parent).free
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return StorageFull(
-        f"the disk filled up while writing {target} ({error.strerror}); "
+        f"the disk filled up while writing {target} ({reason}); "
         f"{free / 2**20:,.0f} MiB are free there",
         hint="make room and run it again; nothing half-written was kept",
     )
@@ -63,12 +83,12 @@ def _swap(scratch: Path, target: Path) -> None:
                 os.fsync(file.fileno())
     if target.exists():
         old = scratch.with_name(scratch.name + _OLD)
-        target.rename(old)
         try:
+            target.rename(old)
             scratch.rename(target)
-        except OSError:
-            old.rename(target)
-            raise
+        finally:  # Ctrl-C too: what was there is put back
+            if not target.exists():
+                old.rename(target)
         shutil.rmtree(old, ignore_errors=True)
     else:
         scratch.rename(target)

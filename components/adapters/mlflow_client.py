@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +14,10 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from perscen.errors import ArtifactError, ConfigError, PerscenError, ServiceUnavailable
+from perscen.staging import is_full
 
-for _noisy in ("alembic", "mlflow.store.db.utils"):
-    logging.getLogger(_noisy).setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs
 
 _SQLITE: Final = "sqlite:///"
 _SQLITE_MAGIC: Final = b"SQLite format 3\0"
@@ -75,11 +75,11 @@ def talking(action: str, *, tracking_uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except MlflowException as exc:
-        raise _translate(exc, f"could not {action} at {tracking_uri}: {exc.message}") from exc
-    except (OSError, SQLAlchemyError) as exc:
-        if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+    except (MlflowException, OSError, SQLAlchemyError) as exc:
+        if is_full(exc):
             raise  # a full disk of ours; whoever writes the output says so
+        if isinstance(exc, MlflowException):
+            raise _translate(exc, f"could not {action} at {tracking_uri}: {exc.message}") from exc
         raise ServiceUnavailable(
             f"could not {action} at {tracking_uri}: {exc}",
             hint="check that the registry and its store of files can be reached, and try again",

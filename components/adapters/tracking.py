@@ -24,8 +24,8 @@ from perscen.errors import Preempted
 from perscen.training.records import EpochRecord
 
 logger = logging.getLogger(__name__)
-for _noisy in ("alembic", "mlflow.store.db.utils"):
-    logging.getLogger(_noisy).setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs
 
 EXPERIMENT: Final = "perscen"
 _AT_ONCE: Final = 100

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import tarfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import requests
 
 from perscen.data.csv_tables import Progress
 from perscen.errors import ArtifactError, ServiceUnavailable
-from perscen.staging import staged, storage_full
+from perscen.staging import is_full, staged, storage_full
 
 _CHUNK_BYTES: Final = 1 << 18
 _TIMEOUT_S: Final = (10.0, 60.0)
@@ -105,7 +104,7 @@ def _told_well(archive: Archive, part: Path) -> Iterator[None]:
             hint="run it again: it goes on where it stopped",
         ) from exc
     except OSError as exc:
-        if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if is_full(exc):
             raise storage_full(exc, part) from exc
         raise
 

@@ -254,7 +254,8 @@ def write_index(
     sidecar = IndexSidecar(
         scenario=scenario, dim=built.index.d, **lineage, **built.record.model_dump()
     )
-    faiss.write_index(built.index, str(directory / f"{stem}.faiss"))
+    # Through memory: faiss closes a file on a full disk without an error, cut short.
+    (directory / f"{stem}.faiss").write_bytes(faiss.serialize_index(built.index).data)
     ids = np.asarray(item_ids[FIRST_ROW:])
     positions = np.arange(len(ids), dtype=np.int64)
     table = {"position": positions, "item_id": pa.array(ids.tolist(), pa.string())}

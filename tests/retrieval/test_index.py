@@ -119,6 +119,12 @@ def test_an_index_with_the_ids_of_another_catalogue_is_refused(tmp_path):
         ScenarioIndex.open(tmp_path, "1")
 
 
+def test_a_full_disk_is_an_error_and_not_an_index_cut_short(tmp_path):
+    (tmp_path / "1.faiss").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        stored(tmp_path, torch.randn(3, 2))
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_build_and_search_equal_the_cpu_up_to_ties(tmp_path):
     if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
