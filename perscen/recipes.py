@@ -36,25 +36,27 @@ BEST: Final = Recipe(
     # not something to discover; the softmax over the whole catalogue of one scenario at a time says
     # what to correct; ids of users with a handful of clicks only overfit. At this step size the
     # codes cannot follow the encoder by their gradient and all users end up on one of them: moving
-    # averages and revival keep the codebook in use, at equal recall.
+    # averages and revival keep the codebook in use; a code may rest for two epochs, since batches
+    # of a sparse scenario are rare. Weights are averaged over about two epochs, because those of
+    # sparse scenarios jump from step to step.
     model=PerscenConfig(
         emb=EmbeddingConfig(init_std=0.1),
         graph=GraphConfig(power="refined"),
-        vq=VqConfig(ema_decay=0.99, revive_after=20),
+        vq=VqConfig(ema_decay=0.99, revive_after=100),
         score="cosine",
         temperature=0.1,
         learn_temperature=True,
         item_bias="popularity",
-        dropout=0.1,
+        dropout=0.2,
         exclude_fields=("user_id",),
         shown_sequence=True,
     ),
     train=TrainConfig(
         loss="full_softmax",
-        optim=OptimConfig(lr=3e-3),
+        optim=OptimConfig(lr=3e-3, weight_average=0.99),
         batch=BatchConfig(size=1024, unit="positives", by_scenario=True),
         max_epochs=30,
-        patience=8,
+        patience=5,
     ),
 )
 
