@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -57,6 +59,16 @@ class _Commands(click.Group):
             return command
         names = [step.name for step in PIPELINE.steps]
         return _step_command(PIPELINE[cmd_name]) if cmd_name in names else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as exc:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            advice = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(exc.message + advice, ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Steps, in the order they run"):
@@ -109,10 +121,7 @@ def _step_command(step: Step) -> click.Command:
     ) -> None:
         from components.runner import run_step  # heavy: only when a step really runs
 
-        if output[0] != step.output:
-            raise click.UsageError(f"{step.name} makes {step.output!r}, not {output[0]!r}")
-        if unknown := sorted({name for name, _ in inputs} - set(step.inputs)):
-            raise click.UsageError(f"{step.name} does not read {', '.join(unknown)}")
+        _check_names(step, [name for name, _ in inputs], output[0])
         run_step(
             step.name,
             config=config,
@@ -138,6 +147,21 @@ def _step_command(step: Step) -> click.Command:
     return click.Command(
         step.name, params=options, callback=run, help=f"{step.summary.capitalize()}.", epilog=epilog
     )
+
+
+def _check_names(step: Step, inputs: Sequence[str], output: str) -> None:
+    """Refuse names the step does not have, and one name given twice.
+
+    Raises:
+        UsageError: The command line says something that would be passed over.
+    """
+    if output != step.output:
+        raise click.UsageError(f"{step.name} makes {step.output}, not {output}")
+    if unknown := sorted(set(inputs) - set(step.inputs)):
+        reads = ", ".join(step.inputs) or "nothing"
+        raise click.UsageError(f"{step.name} reads {reads}, not {', '.join(unknown)}")
+    if twice := sorted({name for name in inputs if inputs.count(name) > 1}):
+        raise click.UsageError(f"--in {', '.join(twice)} is given twice")
 
 
 def main(argv: list[str] | None = None) -> None:

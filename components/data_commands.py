@@ -30,6 +30,8 @@ def data() -> None:
     """Bring logs into the raw layout, which `validate` reads.
 
     The source is never touched, and nothing half-written is left behind.
+
+    Example: perscen data synthetic
     """
 
 

@@ -33,7 +33,10 @@ def params(recipe: str, logical_date: datetime) -> None:
 
 @click.command()
 def render() -> None:
-    """Write dvc.yaml from the pipeline's graph."""
+    """Write dvc.yaml from the pipeline's graph.
+
+    Example: perscen render && git diff dvc.yaml
+    """
     Path("dvc.yaml").write_text(dvc_yaml(), encoding="utf-8")
     click.echo("wrote dvc.yaml")
 
@@ -44,9 +47,8 @@ def params_yaml(recipe: str, logical_date: date) -> str:
     Raises:
         ConfigError: There is no such recipe.
     """
-    from perscen.recipes import recipe_named
-
     from perscen.config import Config, RunConfig, SplitConfig  # pydantic trees: only when asked
+    from perscen.recipes import recipe_named
 
     model, train = recipe_named(recipe)
     config = Config(

@@ -31,7 +31,10 @@ _COLOURS: Final = {
 )
 @click.option("--k", type=click.IntRange(min=1), default=10, show_default=True)
 def summary(artifacts: Path, k: int) -> None:
-    """Say how the last run ended: verdict, release, report, and an example."""
+    """Say how the last run ended: verdict, release, report, and an example.
+
+    Example: perscen summary --artifacts artifacts --k 5
+    """
     console = Console()
     verdict = read_verdict(artifacts / "verdict")
     console.print(_verdict_table(verdict))

@@ -91,6 +91,7 @@ def build_index(item_VG: Tensor, query_BG: Tensor, *, config: IndexConfig) -> Bu
 
     Raises:
         ArtifactError: A vector is not finite, or there are no items.
+        ConfigError: An approximate index is to be measured over more items than there are.
     """
     if len(item_VG) == 0 or not bool(torch.isfinite(item_VG).all()):
         bad = "no item at all" if len(item_VG) == 0 else "an item vector that is not finite"
@@ -98,6 +99,7 @@ def build_index(item_VG: Tensor, query_BG: Tensor, *, config: IndexConfig) -> Bu
     vectors_VG = _as_array(item_VG)
     num_items = len(vectors_VG)
     if num_items >= config.flat_below:
+        _check_recall_k(config, num_items)
         if len(query_BG) and (built := _build_ivf(item_VG, query_BG, config=config)):
             return built
         why = "no queries to measure with" if not len(query_BG) else "the recall target is not met"
@@ -105,6 +107,14 @@ def build_index(item_VG: Tensor, query_BG: Tensor, *, config: IndexConfig) -> Bu
     index = faiss.IndexFlatIP(vectors_VG.shape[1])
     index.add(vectors_VG)
     return Built(index, IndexRecord(kind="flat", parameters={}, num_items=num_items, recall=1.0))
+
+
+def _check_recall_k(config: IndexConfig, num_items: int) -> None:
+    if config.recall_k > num_items:
+        raise ConfigError(
+            f"index.recall_k is {config.recall_k:,}, but the catalogue has {num_items:,} items",
+            hint="make it smaller than the catalogue, or raise index.flat_below for an exact index",
+        )
 
 
 def _build_ivf(item_VG: Tensor, query_BG: Tensor, *, config: IndexConfig) -> Built | None:
@@ -128,7 +138,7 @@ def _build_ivf(item_VG: Tensor, query_BG: Tensor, *, config: IndexConfig) -> Bui
         faiss.omp_set_num_threads(threads)
     spaced = np.linspace(0, len(query_BG) - 1, min(len(query_BG), MAX_CALIBRATION_QUERIES))
     sample_BG = query_BG[torch.from_numpy(spaced.astype(np.int64)).to(query_BG.device)]
-    k = min(config.recall_k, num_items)
+    k = config.recall_k
     exact_BK = _as_array(exact_top_k(sample_BG, item_VG, k)[0])
     nprobe = 1
     while nprobe < nlist / 2:

@@ -119,6 +119,11 @@ def test_an_index_with_the_ids_of_another_catalogue_is_refused(tmp_path):
         ScenarioIndex.open(tmp_path, "1")
 
 
+def test_a_recall_over_more_items_than_there_are_is_a_wrong_setting():
+    with pytest.raises(ConfigError, match="recall_k is 20, but the catalogue has 19 items"):
+        build_index(torch.randn(19, 2), NO_QUERIES, config=IVF)
+
+
 def test_a_full_disk_is_an_error_and_not_an_index_cut_short(tmp_path):
     (tmp_path / "1.faiss").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from datetime import date
 from pathlib import Path
 
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save_file
 
 from components.store import MANIFEST_NAME, VOLATILE, open_artifact, staged, write_manifest
 from perscen.errors import ArtifactError, StorageFull
 from perscen.manifests import ReportManifest
 from tests.conftest import ROOT
+from tests.faults import full_disk
 
 
 def make(path: Path, *, content: str = "payload") -> ReportManifest:
@@ -128,3 +135,63 @@ def test_what_a_killed_run_left_behind_is_cleared(tmp_path):
     (tmp_path / ".staged-report-deadbeef").mkdir()
     make(tmp_path / "report")
     assert leftovers(tmp_path / "report") == []
+
+
+def test_ctrl_c_between_the_two_renames_of_a_swap_puts_back_what_was_there(tmp_path, monkeypatch):
+    before = make(tmp_path / "report")
+    rename, renamed = Path.rename, []
+
+    def impatient(self, target):
+        renamed.append(self)
+        if len(renamed) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", impatient)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "report", content="new")
+    assert open_artifact(tmp_path / "report", kind="report").manifest == before
+    assert leftovers(tmp_path / "report") == []
+
+
+def test_what_a_run_killed_between_the_two_renames_moved_away_is_put_back(tmp_path):
+    before = make(tmp_path / "report")
+    (tmp_path / "report").rename(tmp_path / ".staged-report-deadbeef-old")
+    with pytest.raises(RuntimeError):
+        die_halfway(tmp_path / "report", RuntimeError("boom"))
+    assert open_artifact(tmp_path / "report", kind="report").manifest == before
+    assert leftovers(tmp_path / "report") == []
+
+
+def _to_a_shutil_list_of_errors(path: Path) -> None:
+    source = path.with_name("source")
+    source.mkdir()
+    (source / path.name).write_bytes(bytes(100_000))
+    shutil.copytree(source, path.parent, dirs_exist_ok=True)
+
+
+WRITERS = {
+    "python": lambda path: path.write_bytes(bytes(100_000)),
+    "numpy": lambda path: np.save(path, np.zeros(100_000)),
+    "pyarrow": lambda path: pq.write_table(pa.table({"a": np.arange(100_000)}), path),
+    "polars": lambda path: pl.DataFrame({"a": np.arange(100_000)}).write_parquet(path),
+    "safetensors": lambda path: save_file({"a": np.zeros(100_000)}, path),
+    "shutil": _to_a_shutil_list_of_errors,
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_disk_found_full_by_any_writer_is_storage_full(tmp_path, writer):
+    def write():
+        with staged(tmp_path / "target") as scratch, full_disk():
+            WRITERS[writer](scratch / "file.npy")
+
+    with pytest.raises(StorageFull, match="the disk filled up while writing"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_failure_is_not_taken_for_a_full_disk(tmp_path):
+    with pytest.raises(PermissionError):
+        die_halfway(tmp_path / "report", PermissionError(errno.EACCES, "Permission denied"))
