@@ -36,13 +36,13 @@ BEST: Final = Recipe(
     # not something to discover; the softmax over the whole catalogue of one scenario at a time says
     # what to correct; ids of users with a handful of clicks only overfit. At this step size the
     # codes cannot follow the encoder by their gradient and all users end up on one of them: moving
-    # averages and revival keep the codebook in use; a code may rest for two epochs, since batches
-    # of a sparse scenario are rare. Weights are averaged over about two epochs, because those of
+    # averages and revival keep the codebook in use; users without a
+    # history in the scenario all look alike and are left out of its upkeep. Weights are averaged over about two epochs, because those of
     # sparse scenarios jump from step to step.
     model=PerscenConfig(
-        emb=EmbeddingConfig(init_std=0.1),
+        emb=EmbeddingConfig(init_std=0.3),
         graph=GraphConfig(power="refined"),
-        vq=VqConfig(ema_decay=0.99, revive_after=100),
+        vq=VqConfig(ema_decay=0.99, revive_after=30, mask_empty=True),
         score="cosine",
         temperature=0.1,
         learn_temperature=True,
