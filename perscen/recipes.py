@@ -36,9 +36,9 @@ BEST: Final = Recipe(
     # not something to discover; the softmax over the whole catalogue of one scenario at a time says
     # what to correct; ids of users with a handful of clicks only overfit. At this step size the
     # codes cannot follow the encoder by their gradient and all users end up on one of them: moving
-    # averages and revival keep the codebook in use; users without a
-    # history in the scenario all look alike and are left out of its upkeep. Weights are averaged over about two epochs, because those of
-    # sparse scenarios jump from step to step.
+    # averages and revival keep the codebook in use, and users without a history in the scenario,
+    # who all look alike, are left out of its upkeep. Weights are averaged over about two epochs,
+    # because those of sparse scenarios jump from step to step.
     model=PerscenConfig(
         emb=EmbeddingConfig(init_std=0.3),
         graph=GraphConfig(power="refined"),
