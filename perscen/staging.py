@@ -40,8 +40,8 @@ def staged(target: Path) -> Iterator[Path]:
         else:
             shutil.rmtree(stale, ignore_errors=True)
     scratch = target.parent / f"{_STAGED_PREFIX}{target.name}-{uuid4().hex[:8]}"
-    scratch.mkdir()
     try:
+        scratch.mkdir()
         yield scratch
         _swap(scratch, target)
     except PerscenError:
