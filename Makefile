@@ -3,7 +3,6 @@ FAISS ?= cpu
 DATA ?= synthetic
 PYTHON ?= python3.11
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-export OMP_NUM_THREADS ?= 2
 PYTEST = python -m pytest -n 2 --dist loadfile
 
 .PHONY: setup demo test test-fast test-slow check render docs bench
