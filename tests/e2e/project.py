@@ -46,6 +46,7 @@ class Project:
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.path),
             "DVC_NO_ANALYTICS": "1",
+            "XDG_CACHE_HOME": f"{self.path}.cache",
             "GIT_CONFIG_GLOBAL": "/dev/null",
             "GIT_AUTHOR_NAME": "t",
             "GIT_AUTHOR_EMAIL": "t@example.com",
@@ -53,6 +54,15 @@ class Project:
             "GIT_COMMITTER_EMAIL": "t@example.com",
             "COLUMNS": "160",
         }
+
+    def make_small_log(self) -> None:
+        """Write a synthetic log of fewer users than `perscen data synthetic` does."""
+        code = (
+            "from pathlib import Path\n"
+            "from perscen.data.synthetic import import_synthetic\n"
+            "import_synthetic(Path('data/raw'), num_users=800, num_items=300)"
+        )
+        self.run("python", "-c", code)
 
     def set(self, **sections: dict[str, Any]) -> None:
         """Change settings in ``params.yaml``, one level deep."""
@@ -67,17 +77,19 @@ class Project:
         stages = yaml.safe_load((self.path / "dvc.lock").read_text())["stages"]
         return {name: {o["path"]: o["md5"] for o in s["outs"]} for name, s in stages.items()}
 
+    def aliases(self) -> dict[str, int]:
+        """The version of each alias of the registered model, as the registry has them."""
+        code = (
+            "import json, mlflow\n"
+            "model = mlflow.MlflowClient().get_registered_model('perscen')\n"
+            "print(json.dumps(model.aliases))"
+        )
+        aliases: dict[str, int] = json.loads(self.run("python", "-c", code).stdout)
+        return aliases
+
     def json(self, name: str) -> Any:
         """A JSON file of the artifacts."""
         return json.loads((self.path / "artifacts" / name).read_text())
-
-    def python(self, step: str) -> list[str]:
-        """The argv of a step as ``dvc.yaml`` has it."""
-        from components.pipeline import PIPELINE
-        from components.render import places
-
-        date = str(yaml.safe_load((self.path / "params.yaml").read_text())["run"]["logical_date"])
-        return PIPELINE[step].argv(config="params.yaml", logical_date=date, places=places())
 
 
 def checkout(path: Path) -> Project:
