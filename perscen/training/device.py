@@ -25,6 +25,7 @@ def torch_settings(config: TrainConfig) -> Iterator[torch.device]:
     threads = torch.get_num_threads()
     strict = torch.are_deterministic_algorithms_enabled()
     filling = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    flushing = _flushes_denormals()
     # Products of small embeddings reach the denormal range, where a CPU is many times slower.
     torch.set_flush_denormal(True)
     if config.num_threads:
@@ -36,9 +37,14 @@ def torch_settings(config: TrainConfig) -> Iterator[torch.device]:
     try:
         yield device
     finally:
+        torch.set_flush_denormal(flushing)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict)
         deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
+
+
+def _flushes_denormals() -> bool:
+    return not bool(torch.tensor(torch.finfo(torch.float32).tiny) / 2)  # torch does not tell
 
 
 def _device(wanted: str) -> torch.device:

@@ -146,11 +146,15 @@ def test_cuda_is_refused_by_name_where_there_is_none(splits, monkeypatch):
 
 
 def test_torch_is_left_as_it_was_found():
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    def state():
+        strict = torch.are_deterministic_algorithms_enabled()
+        return torch.get_num_threads(), strict, 2.0**-1074 > 0
+
+    before = state()
+    assert before[1:] == (False, True)
     with torch_settings(quick(num_threads=1)):
-        assert torch.get_num_threads() == 1
-        assert torch.are_deterministic_algorithms_enabled()
-    assert before == (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+        assert state() == (1, True, False)
+    assert state() == before
 
 
 def test_reduced_precision_trains_and_logs_an_event_per_epoch(splits, caplog):
