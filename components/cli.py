@@ -101,7 +101,10 @@ def program(ctx: click.Context, log_format: logs.Format) -> None:
     Completion for your shell: eval "$(_PERSCEN_COMPLETE=bash_source perscen)"
     """  # noqa: D301 (click reads the backspace: keep these lines as they are)
     ctx.obj = uuid4().hex
-    logs.configure(run_id=ctx.obj, step=ctx.invoked_subcommand or "", style=log_format)
+    command = ctx.invoked_subcommand or ""
+    # A step tells what it does; a command for people answers, and only troubles interrupt it.
+    level = logging.WARNING if command in _MODULES else logging.INFO
+    logs.configure(run_id=ctx.obj, step=command, style=log_format, level=level)
 
 
 def _step_command(step: Step) -> click.Command:

@@ -76,12 +76,12 @@ class _Stderr(logging.Handler):
             self.handleError(record)
 
 
-def configure(*, run_id: str, step: str, style: Format = "auto") -> None:
+def configure(*, run_id: str, step: str, style: Format = "auto", level: int = logging.INFO) -> None:
     """Send the log of this process to stderr; call once, at the program's entry."""
     text = style == "text" or (style == "auto" and sys.stderr.isatty())
     handler = _Stderr()
     handler.setFormatter(Readable() if text else JsonLines(run_id=run_id, step=step))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)

@@ -20,6 +20,8 @@ _COLOURS: Final = {
     Outcome.FAIL: "red",
 }
 
+_WIDTH: Final = 110
+
 
 @click.command()
 @click.option(
@@ -36,6 +38,8 @@ def summary(artifacts: Path, k: int) -> None:
     Example: perscen summary --artifacts artifacts --k 5
     """
     console = Console()
+    if not console.is_terminal:
+        console.width = _WIDTH  # what a pipe or a file has room for, not rich's 80
     verdict = read_verdict(artifacts / "verdict")
     console.print(_verdict_table(verdict))
     console.print(verdict.summary)
