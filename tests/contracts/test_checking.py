@@ -45,6 +45,7 @@ def rows(draw: st.DrawFn) -> list[Row]:
     return built + (draw(st.lists(st.sampled_from(built), max_size=6)) if built else [])
 
 
+@pytest.mark.medium
 @given(rows())
 @settings(max_examples=25, deadline=None)
 def test_every_row_is_good_or_quarantined_or_a_dropped_duplicate(built):
@@ -54,6 +55,7 @@ def test_every_row_is_good_or_quarantined_or_a_dropped_duplicate(built):
     assert {tuple(row.values()) for row in whole} == {tuple(row.values()) for row in built}
 
 
+@pytest.mark.medium
 @given(rows())
 @settings(max_examples=25, deadline=None)
 def test_a_row_is_in_quarantine_exactly_when_it_broke_a_rule(built):

@@ -32,6 +32,7 @@ def undisturbed(splits):
     return train(model, splits, quick()), weights(model)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("resample", ["step", "epoch", "once"])
 @pytest.mark.parametrize("steps", [1, 7, 9, 13])
 def test_a_resumed_training_equals_an_undisturbed_one_to_the_bit(splits, tmp_path, steps, resample):
