@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipes", nargs="+", default=["best"], choices=sorted(RECIPES))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, one thread each")
+    parser.add_argument("--table-only", action="store_true", help="train nothing more")
     parser.add_argument("--work", type=Path, default=Path("build/slice"), help="kept between runs")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     a = parser.parse_args(argv)
@@ -60,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     work = a.work / digest
     work.mkdir(parents=True, exist_ok=True)
     runs = [(recipe, seed) for seed in range(a.seeds) for recipe in a.recipes]
-    todo = [run for run in runs if not _scores(work, *run).exists()]
+    missing = [run for run in runs if not _scores(work, *run).exists()]
+    todo = [] if a.table_only else missing
     with ProcessPoolExecutor(a.jobs, multiprocessing.get_context("spawn")) as pool:
         started = [pool.submit(run_seed, a.splits, work, *run) for run in todo]
         for done in as_completed(started):
@@ -125,7 +127,10 @@ def compile_results(
 ) -> tuple[str, pl.DataFrame]:
     """Return the Markdown tables, and the mean and deviation of every cell."""
     trained = pl.concat(
-        pl.read_parquet(_scores(work, recipe, seed)) for recipe in recipes for seed in range(seeds)
+        pl.read_parquet(_scores(work, recipe, seed))
+        for recipe in recipes
+        for seed in range(seeds)
+        if _scores(work, recipe, seed).exists()
     )
     everything = pl.concat([trained.select(baselines.columns), baselines])
     cells = _cells(everything)
