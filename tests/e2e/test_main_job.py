@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
@@ -47,12 +46,10 @@ def test_every_line_of_the_log_is_json_with_its_step_and_run(released):
 
 def test_a_second_repro_does_nothing(released):
     before = released.lock()
-    started = time.monotonic()
     printed = released.run("dvc", "repro").stdout
     assert "Running stage" not in printed
     assert "up to date" in printed
     assert released.lock() == before
-    assert time.monotonic() - started < 60
 
 
 def test_the_summary_says_verdict_release_report_and_an_example(released):

@@ -72,10 +72,10 @@ def test_it_ends_in_a_release_that_answers(project, spent):
     assert "Released: perscen version 1" in project.run("perscen", "summary").stdout
 
 
-def test_it_fits_into_ten_minutes_and_three_gigabytes(spent):
+def test_no_step_needs_three_gigabytes(spent):
     table = "\n".join(
         f"{name:10} {cost.seconds:7.1f} s {cost.peak_bytes / _GIB:6.2f} GiB"
         for name, cost in spent.items()
     )
+    print(table)  # noqa: T201 (shown by `pytest -s`: what the slice costs, step by step)
     assert max(cost.peak_bytes for cost in spent.values()) < 3 * _GIB, table
-    assert sum(cost.seconds for cost in spent.values()) < 600, table
