@@ -19,17 +19,6 @@ from perscen.config import Config, read_config
 from perscen.errors import ConfigError
 from perscen.manifests import AnyManifest
 
-KIND_OF: Final[Mapping[str, str]] = {
-    "clean_log": "clean_log",
-    "splits": "splits",
-    "champion": "champion",
-    "model": "model",
-    "indexes": "indexes",
-    "scores": "scores",
-    "verdict": "verdict",
-    "report": "report",
-    "release": "release",
-}
 _ROOT: Final = Path(__file__).resolve().parent.parent
 
 
@@ -91,7 +80,8 @@ def run_step(
 
 
 def _open(name: str, path: Path) -> Artifact[Any]:
-    return open_raw_log(path) if name == "raw_log" else open_artifact(path, kind=KIND_OF[name])
+    # An artifact's name in the graph is its kind; raw logs alone are not made by a step.
+    return open_raw_log(path) if name == "raw_log" else open_artifact(path, kind=name)
 
 
 def _stamp(

@@ -114,8 +114,14 @@ def test_the_stamp_has_the_digest_of_every_parent(run, tmp_path, monkeypatch):
         raise ArtifactError("enough")
 
     monkeypatch.setitem(sys.modules, "components.steps.train", SimpleNamespace(run=train))
-    monkeypatch.setattr(runner, "KIND_OF", {"splits": "champion", "champion": "champion"})
     places = dict.fromkeys(("splits", "champion"), tmp_path / "champion")
+    opened = runner.open_artifact
+
+    def as_champion(path, *, kind):
+        assert kind in places
+        return opened(path, kind="champion")
+
+    monkeypatch.setattr(runner, "open_artifact", as_champion)
     with pytest.raises(ArtifactError, match="enough"):
         run_step(
             "train",
