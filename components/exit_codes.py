@@ -1,9 +1,10 @@
-"""One table from errors to exit codes, and which of them are worth a retry."""
+"""One table from errors to exit codes; `components.fates` says what a scheduler makes of one."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from components.fates import REFUSED, TEMPORARY
 from perscen import errors
 
 EXIT_CODES: Final[dict[type[errors.PerscenError], int]] = {
@@ -11,12 +12,11 @@ EXIT_CODES: Final[dict[type[errors.PerscenError], int]] = {
     errors.ContractBreach: 65,
     errors.ArtifactError: 66,
     errors.TrainingDiverged: 70,
-    errors.ReleaseRefused: 10,
+    errors.ReleaseRefused: REFUSED,
     errors.StorageFull: 74,
-    errors.Preempted: 75,
-    errors.ServiceUnavailable: 75,
+    errors.Preempted: TEMPORARY,
+    errors.ServiceUnavailable: TEMPORARY,
 }
-RETRYABLE: Final = frozenset({75})
 INTERRUPTED: Final = 130
 OUR_BUG: Final = 1
 

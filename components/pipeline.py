@@ -39,6 +39,8 @@ class Step:
     """Files and packages whose change reruns the step, relative to the repository."""
     accelerated: bool = False
     """Whether the step profits from a GPU."""
+    versioned: bool = False
+    """Whether an orchestrated run commits the output to DVC and pushes it."""
 
     @property
     def watched(self) -> tuple[str, ...]:
@@ -120,6 +122,7 @@ PIPELINE: Final = Pipeline(
             output="splits",
             sections=("split",),
             code=("components/steps/split.py", *_DATA),
+            versioned=True,
         ),
         Step(
             name="champion",

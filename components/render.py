@@ -35,10 +35,18 @@ _PLOTS: Final = [
 ]
 
 
-def places(pipeline: Pipeline = PIPELINE) -> dict[str, str]:
-    """Return where each artifact of a laptop run lies, relative to the repository."""
-    made = {step.output: f"{ARTIFACTS}/{step.output}" for step in pipeline.steps}
-    return {"raw_log": RAW_LOG, **made}
+def places(
+    pipeline: Pipeline = PIPELINE, *, root: str = ARTIFACTS, raw_log: str = RAW_LOG
+) -> dict[str, str]:
+    """Return where each artifact of a run lies: by default a laptop's, in the repository.
+
+    Args:
+        pipeline: Whose artifacts.
+        root: A directory or object store address; a scheduler gives each day its own,
+            ``RUN_ROOT/<logical date>``.
+        raw_log: Where the raw log lies; it belongs to no run.
+    """
+    return {"raw_log": raw_log, **{step.output: f"{root}/{step.output}" for step in pipeline.steps}}
 
 
 def dvc_yaml(pipeline: Pipeline = PIPELINE) -> str:

@@ -7,7 +7,7 @@ import importlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +34,9 @@ class Task:
     """Where the step may keep what must survive its death (checkpoints); outlives a failed run."""
     stamp: Mapping[str, Any]
     """The fields every manifest shares: pass them on as ``SomeManifest(**task.stamp, ...)``."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What a scheduler or a person may want to know of this run of the step, and no artifact
+    depends on: kept in ``run.json``, outside the digest."""
 
 
 def run_step(
@@ -75,7 +78,8 @@ def run_step(
             stamp=_stamp(step, settings, logical_date, artifacts),
         )
         manifest: AnyManifest = write_manifest(scratch, module.run(task, **sections))
-        _write_run_record(scratch, run_id=run_id, seconds=time.monotonic() - started)
+        seconds = time.monotonic() - started
+        _write_run_record(scratch, run_id=run_id, seconds=seconds, notes=task.notes)
     return manifest
 
 
@@ -114,10 +118,13 @@ def code_version(step: Step) -> str:
     return sha.hexdigest()
 
 
-def _write_run_record(directory: Path, *, run_id: str, seconds: float) -> None:
+def _write_run_record(
+    directory: Path, *, run_id: str, seconds: float, notes: Mapping[str, Any]
+) -> None:
     record = {
         "run_id": run_id,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "duration_s": round(seconds, 3),
+        **notes,
     }
     (directory / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

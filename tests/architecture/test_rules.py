@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from components.exit_codes import EXIT_CODES, RETRYABLE, exit_code
+from components.exit_codes import EXIT_CODES, exit_code
+from components.fates import Fate, fate
 from perscen import errors
 from tests.conftest import ROOT
 
@@ -39,9 +40,18 @@ def test_exit_codes_are_what_the_documentation_promises():
         "Preempted": 75,
         "ServiceUnavailable": 75,
     }
-    assert {75} == RETRYABLE
     assert exit_code(KeyboardInterrupt()) == 130
     assert exit_code(ZeroDivisionError()) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "becomes"),
+    [(0, Fate.DONE), (10, Fate.REFUSED), (75, Fate.RETRY), (137, Fate.RETRY), (143, Fate.RETRY)]
+    + [(-9, Fate.RETRY), (-15, Fate.RETRY), (-11, Fate.FAILED), (139, Fate.FAILED)]
+    + [(code, Fate.FAILED) for code in (1, 2, 65, 66, 70, 74, 78, 130)],
+)
+def test_an_exit_code_has_one_fate(code: int, becomes: Fate):
+    assert fate(code) is becomes
 
 
 def test_no_file_is_too_long_to_hold_in_mind():

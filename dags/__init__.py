@@ -1,0 +1,1 @@
+"""Front doors: the pipeline's graph as Airflow tasks and as a Kubeflow pipeline."""

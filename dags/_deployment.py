@@ -1,0 +1,131 @@
+"""A deployment: where the steps run and where their files lie, read from one YAML file.
+
+Airflow and Kubeflow read the same file, named by ``PERSCEN_DEPLOYMENT``; ``infra/deployment.yaml``
+is a single machine's. Parsing a DAG reads it again and again, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+HOME: Final = Path(__file__).resolve().parent.parent
+_DEFAULT: Final = HOME / "infra" / "deployment.yaml"
+Seconds = Annotated[int, Field(gt=0)]
+
+
+class DeploymentError(ValueError):
+    """The deployment file is missing or wrong; says which line to change."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Toleration(_Section):
+    """A taint that a pod accepts, as Kubernetes writes it."""
+
+    key: str
+    operator: Literal["Equal", "Exists"] = "Exists"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class Resources(_Section):
+    """What a pod asks for; memory is also its limit, CPU is not limited."""
+
+    cpu: str = "2"
+    memory: str = "8Gi"
+
+
+class Gpu(_Section):
+    """What the accelerated steps get besides."""
+
+    resource: str = "nvidia.com/gpu"
+    count: Annotated[int, Field(ge=0)] = 1
+    """GPUs per pod; above one, ``train`` runs under torchrun with one process per GPU."""
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[Toleration, ...] = ()
+
+
+class Pods(_Section):
+    """How a step becomes a pod."""
+
+    namespace: str = "perscen"
+    image: str = "perscen:cpu"
+    gpu_image: str = "perscen:gpu"
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    service_account: str = "perscen-step"
+    secrets: tuple[str, ...] = ()
+    """Secrets whose entries become environment variables of every step."""
+    volume_claim: str | None = None
+    """Claim mounted at ``volume_mount``; None when every place is an object store address."""
+    volume_mount: str = "/perscen"
+    resources: dict[str, Resources] = {"default": Resources()}
+    """By step; ``default`` for the others."""
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[Toleration, ...] = ()
+    gpu: Gpu = Gpu()
+    termination_grace_s: Seconds = 300
+    """What a step told to stop has for its checkpoint."""
+    startup_timeout_s: Seconds = 900
+    deferrable: bool = True
+    cluster: Literal["in_cluster", "kubeconfig"] = "in_cluster"
+
+
+class Deployment(_Section):
+    """One installation of the daily pipeline."""
+
+    runs_in: Literal["local", "kubernetes"] = "local"
+    run_root: str = "runs"
+    """Artifacts of day D lie under ``<run_root>/D``: a directory, a mounted volume, or an address
+    such as ``s3://bucket/perscen``."""
+    raw_log: str = "data/raw"
+    config: str = "params.yaml"
+    start_date: date = date(2022, 4, 29)
+    """First logical date of the schedule."""
+    catchup: bool = False
+    wait_timeout_s: Seconds = 12 * 3600
+    """How long a run waits for its day's logs."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    retry_delay_s: Seconds = 60
+    environment: dict[str, str] = {}
+    """Places every step sees: ``MLFLOW_TRACKING_URI``, ``PERSCEN_DVC_REMOTE``; never a secret."""
+    runs_url: str | None = None
+    """Address under which ``run_root`` can be browsed: links to reports start with it."""
+    mlflow_url: str | None = None
+    """Address of MLflow's pages."""
+    webhook_conn_id: str | None = None
+    """Airflow connection that is told of refused and failed days."""
+    serving_root: str = "serving"
+    """Where the refreshed release lies for those who serve it."""
+    pods: Pods = Pods()
+
+    @property
+    def home(self) -> Path:
+        """The directory relative places start from: the repository's."""
+        return HOME
+
+
+def read_deployment(path: Path | None = None) -> Deployment:
+    """Return the deployment that ``PERSCEN_DEPLOYMENT`` names, or this repository's own.
+
+    Raises:
+        DeploymentError: The file is missing, no YAML, or has a setting that does not exist.
+    """
+    path = path or Path(os.environ.get("PERSCEN_DEPLOYMENT", _DEFAULT))
+    try:
+        settings: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return Deployment.model_validate(settings)
+    except OSError as exc:
+        raise DeploymentError(
+            f"the deployment file {path} cannot be read: {exc.strerror}; "
+            f"set PERSCEN_DEPLOYMENT to yours, or start from {_DEFAULT}"
+        ) from exc
+    except (yaml.YAMLError, ValidationError) as exc:
+        raise DeploymentError(f"{path} is not a deployment: {exc}") from exc
