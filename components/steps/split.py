@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,14 @@ def run(task: Task, *, split: SplitConfig) -> SplitsManifest:
     """
     clean_log: Artifact[CleanLogManifest] = task.inputs["clean_log"]
     manifest = clean_log.manifest
+    _check_date(manifest, task.logical_date)
     windows = windows_of(
-        split, logical_date=task.logical_date, utc_offset_hours=manifest.utc_offset_hours
+        split,
+        logical_date=task.logical_date,
+        utc_offset_hours=manifest.utc_offset_hours,
+        skip=_days_without_rows(manifest),
     )
-    _check_days(windows, manifest, task.logical_date)
+    _tell_lacking_days(windows, manifest)
     splits = split_log(
         read_interactions(
             clean_log.path,
@@ -69,7 +73,7 @@ def run(task: Task, *, split: SplitConfig) -> SplitsManifest:
     )
 
 
-def _check_days(windows: Windows, manifest: CleanLogManifest, logical_date: date) -> None:
+def _check_date(manifest: CleanLogManifest, logical_date: date) -> None:
     days = sorted({*manifest.days, *manifest.excluded_days})
     if not days or not days[0] <= logical_date <= days[-1]:
         span = f"{days[0]} to {days[-1]}" if days else "no day at all"
@@ -77,6 +81,16 @@ def _check_days(windows: Windows, manifest: CleanLogManifest, logical_date: date
             f"the logical date {logical_date} is outside the clean log, which has {span}",
             hint="run for a day of the log, or import the log of that day first",
         )
+
+
+def _days_without_rows(manifest: CleanLogManifest) -> set[date]:
+    """Return the days since the log began that it lacks; a day that broke the contract is one."""
+    first, last = manifest.days[0], manifest.days[-1]
+    span = {first + timedelta(days=n) for n in range((last - first).days)}
+    return span - set(manifest.days)
+
+
+def _tell_lacking_days(windows: Windows, manifest: CleanLogManifest) -> None:
     for window, lacking in windows.days_without_rows(manifest.days, manifest.excluded_days).items():
         logger.warning(
             "a window lacks days",

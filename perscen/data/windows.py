@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from itertools import pairwise
+from itertools import count, islice, pairwise
 from typing import Final
 
 from perscen.config import SplitConfig
@@ -60,8 +60,21 @@ class Windows:
         return {name: found for name, found in lacking.items() if found}
 
 
-def windows_of(config: SplitConfig, *, logical_date: date, utc_offset_hours: int) -> Windows:
+def windows_of(
+    config: SplitConfig,
+    *,
+    logical_date: date,
+    utc_offset_hours: int,
+    skip: Collection[date] = frozenset(),
+) -> Windows:
     """Return the windows the settings ask for; the last day of the test window is the logical date.
+
+    Args:
+        config: Windows given, or counted back.
+        logical_date: The run's day.
+        utc_offset_hours: Time zone in which a day begins.
+        skip: Days that counting back passes over, because their rows are missing or broke the
+            contract: a bad day must not leave the runs after it without a validation window.
 
     Raises:
         ConfigError: A window ends before it begins, overlaps the next or comes after it, or the
@@ -75,9 +88,9 @@ def windows_of(config: SplitConfig, *, logical_date: date, utc_offset_hours: int
             utc_offset_hours=utc_offset_hours,
         )
     else:
-        test = _counted_back(logical_date, config.test_days)
-        valid = _counted_back(test.first - timedelta(days=1), config.valid_days)
-        train = _counted_back(valid.first - timedelta(days=1), config.train_days)
+        test = _counted_back(logical_date, config.test_days, skip)
+        valid = _counted_back(test.first - timedelta(days=1), config.valid_days, skip)
+        train = _counted_back(valid.first - timedelta(days=1), config.train_days, skip)
         windows = Windows(train, valid, test, utc_offset_hours)
     ordered = list(windows.items())
     for (name, window), (later_name, later) in pairwise(ordered):
@@ -106,6 +119,8 @@ def _window(name: str, days: tuple[date, date]) -> Window:
     return Window(first=first, last=last)
 
 
-def _counted_back(last: date, days: int | None) -> Window:
+def _counted_back(last: date, days: int | None, skip: Collection[date]) -> Window:
     assert days is not None  # SplitConfig lets no mix of the two ways pass
-    return Window(first=last - timedelta(days=days - 1), last=last)
+    there = (day for n in count() if (day := last - timedelta(days=n)) not in skip)
+    counted = list(islice(there, days))
+    return Window(first=counted[-1], last=counted[0])

@@ -79,7 +79,16 @@ def test_an_excluded_training_day_is_named_and_passed_over(tmp_path, caplog):
     clean_log = write_clean_log(tmp_path / "clean", rows, excluded={day(2): "60% without an id"})
     run(tmp_path, clean_log)
     (record,) = [r for r in caplog.records if r.message == "a window lacks days"]
-    assert (record.window, record.days) == ("train", {"2026-03-03": "60% without an id"})
+    assert record.window == "train"
+    assert record.days == {"2026-02-28": "no rows", "2026-03-03": "60% without an id"}
+
+
+def test_a_bad_day_does_not_leave_the_next_run_without_a_validation_window(tmp_path):
+    rows = [row for row in some_rows() if not is_on(row, 4)]
+    clean_log = write_clean_log(tmp_path / "clean", rows, excluded={day(4): "60% without an id"})
+    manifest = run(tmp_path, clean_log, train_days=3)
+    assert manifest.valid == Window(first=day(3), last=day(3))
+    assert manifest.train == Window(first=day(0), last=day(2))
 
 
 def is_on(row: dict, n: int) -> bool:

@@ -39,6 +39,19 @@ def test_windows_counted_back_follow_on_each_other_and_end_on_the_logical_date(
     assert [len(windows.days(name)) for name, _ in windows.items()] == [train, valid, test]
 
 
+def test_counting_back_passes_over_days_without_rows():
+    config = SplitConfig(train_days=2, valid_days=1, test_days=1)
+    windows = windows_of(
+        config,
+        logical_date=LOGICAL,
+        utc_offset_hours=8,
+        skip={date(2022, 5, 4), date(2022, 5, 2)},
+    )
+    assert windows.test.first == date(2022, 5, 5)
+    assert (windows.valid.first, windows.valid.last) == (date(2022, 5, 3), date(2022, 5, 3))
+    assert (windows.train.first, windows.train.last) == (date(2022, 4, 30), date(2022, 5, 1))
+
+
 def test_given_windows_may_leave_days_out_between_them():
     windows = windows_of(
         given_windows((1, 1), (3, 3), (5, 5)), logical_date=LOGICAL, utc_offset_hours=8
