@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,6 +107,29 @@ def alimama(source: Path, to: Path) -> None:
     with _bar("importing") as told:
         manifest = import_alimama(source, to, progress=told)
     _close(manifest, to)
+
+
+@data.command()
+@click.argument("day", type=click.DateTime(["%Y-%m-%d"]))
+@click.option("--from", "source", type=_DIRECTORY, required=True, help="Raw layout with the day.")
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    default="data/raw",
+    show_default=True,
+    help="The raw layout that grows; a day that is there is replaced.",
+)
+def land(day: datetime, source: Path, to: Path) -> None:
+    """Add one day to a raw layout, as a nightly export does.
+
+    The feature tables are replaced by the export's. The day has landed once source.json lists it,
+    which happens last: a scheduled run that waits for the day starts then.
+
+    Example: perscen data land 2022-05-05 --from export --to data/raw
+    """
+    from perscen.data.landing import land as land_day
+
+    _close(land_day(day.date(), source=source, to=to), to)
 
 
 @contextmanager

@@ -1,0 +1,87 @@
+"""A raw layout grows day by day, and equals the one that was imported at once."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from components.store import open_raw_log
+from perscen.data import landing
+from perscen.data.kuairand import import_kuairand
+from perscen.data.landing import land
+from perscen.errors import ArtifactError
+from tests.data.archives import contents, write_kuairand
+
+DAYS = (date(2022, 5, 1), date(2022, 5, 2))
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    source = write_kuairand(tmp_path / "source", days=("20220501", "20220502"))
+    import_kuairand(source, tmp_path / "export")
+    return tmp_path / "export"
+
+
+def test_days_landed_one_by_one_equal_one_import(tmp_path: Path, export: Path) -> None:
+    for day in DAYS:
+        land(day, source=export, to=tmp_path / "raw")
+    assert contents(tmp_path / "raw") == contents(export)
+
+
+def test_a_day_is_listed_only_when_it_has_landed(tmp_path: Path, export: Path) -> None:
+    land(DAYS[0], source=export, to=tmp_path / "raw")
+    files = open_raw_log(tmp_path / "raw").manifest.files
+    assert sorted(files) == [
+        "date=2022-05-01/part-0.parquet",
+        "items/part-0.parquet",
+        "users/part-0.parquet",
+    ]
+
+
+def test_landing_a_day_again_completes_what_a_crash_cut_short(
+    tmp_path: Path, export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "raw"
+    write = landing._write
+
+    def dies_at_the_end(manifest, to):
+        if manifest.files:
+            raise KeyboardInterrupt
+        return write(manifest, to)
+
+    monkeypatch.setattr(landing, "_write", dies_at_the_end)
+    with pytest.raises(KeyboardInterrupt):
+        land(DAYS[0], source=export, to=raw)
+    assert open_raw_log(raw).manifest.files == {}
+    monkeypatch.undo()
+
+    for day in DAYS:
+        land(day, source=export, to=raw)
+    assert contents(raw) == contents(export)
+
+
+def test_a_day_the_export_lacks_is_refused_by_name(tmp_path: Path, export: Path) -> None:
+    with pytest.raises(ArtifactError, match="no rows of 2022-05-09; it has date=2022-05-01"):
+        land(date(2022, 5, 9), source=export, to=tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+
+
+def test_a_log_of_another_source_is_left_as_it_is(tmp_path: Path, export: Path) -> None:
+    raw = tmp_path / "raw"
+    shutil.copytree(export, raw)
+    text = (raw / "source.json").read_text(encoding="utf-8")
+    (raw / "source.json").write_text(text.replace('"kuairand-pure"', '"synthetic"'))
+    before = contents(raw)
+    with pytest.raises(ArtifactError, match="a log of synthetic"):
+        land(DAYS[0], source=export, to=raw)
+    assert contents(raw) == before
+
+
+def test_a_folder_that_is_no_raw_layout_is_refused(tmp_path: Path, export: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").touch()
+    with pytest.raises(ArtifactError, match="is not a raw layout"):
+        land(DAYS[0], source=export, to=tmp_path / "mine")
