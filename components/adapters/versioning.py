@@ -1,0 +1,247 @@
+"""DVC: every day's splits in its content-addressed store, found again by their hash or their day.
+
+A remote is a folder or ``s3://bucket/prefix`` (endpoint and credentials from ``AWS_*``), laid out
+as DVC lays it out, so that its own commands read it. Beside the files lies one pointer per day,
+``splits/<logical date>.dvc``: any day, also a refused one, can be found from the remote alone. A
+pod has no checkout, so no repository is needed: this works on DVC's object database itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from botocore import exceptions as boto  # type: ignore[import-untyped]
+from dvc.config import ConfigError as DvcConfigError
+from dvc.data_cloud import Remote
+from dvc.fs import parse_external_url
+from dvc_data.hashfile.build import build
+from dvc_data.hashfile.tree import Tree
+from dvc_objects.fs import generic, localfs
+
+from components.store import MANIFEST_NAME, VOLATILE
+from perscen.errors import ArtifactError, ConfigError, ServiceUnavailable
+from perscen.staging import is_full, storage_full
+
+logger = logging.getLogger(__name__)
+
+_POINTERS: Final = "splits"
+_HASH: Final = "md5"
+_NO_CREDENTIALS: Final = (
+    boto.CredentialRetrievalError,
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.ProfileNotFound,
+)
+_WRONG: Final = (boto.ParamValidationError, DvcConfigError, ImportError, PermissionError)
+_BROKEN: Final = "run the day again: its splits are committed anew"
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What was committed for one day."""
+
+    logical_date: date
+    dvc: str
+    """DVC's hash of the directory, ``<md5>.dir``."""
+    digest: str
+    """Our own digest of the artifact."""
+    size_bytes: int
+    num_files: int
+
+
+def commit(path: Path, *, logical_date: date, remote: str) -> str:
+    """Push a finished splits directory, write its day's pointer, and return DVC's hash.
+
+    The hash is the one that ``dvc repro`` writes into ``dvc.lock`` for the same splits. Safe to
+    repeat: what is there already is not sent again. A rerun with other content moves the pointer;
+    what it pointed to stays, under its hash.
+
+    Raises:
+        ConfigError: The remote cannot be one, or refuses us.
+        ServiceUnavailable: It does not answer.
+        StorageFull: Its disk is full.
+    """
+    with _talking(f"commit the splits of {logical_date}", remote, fills=Path(remote) / _POINTERS):
+        store = _open(remote)
+        # Staged by reference: files go straight to the remote, and no cache of ours is kept.
+        staging, meta, tree = build(store.odb, str(path), localfs, _HASH, ignore=_WithoutVolatile())
+        files = {info.value: staging.get(info.value).path for _, _, info in tree}
+        lacking = sorted(set(files).difference(store.odb.oids_exist(list(files))))
+        store.odb.add([files[oid] for oid in lacking], localfs, lacking)
+        # The listing goes after what it lists: a commit that dies leaves nothing that looks whole.
+        store.odb.add(tree.path, tree.fs, tree.oid)
+        manifest = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8"))
+        pointer = Pointer(logical_date, tree.oid, manifest["digest"], meta.size, meta.nfiles)
+        store.point(pointer)
+    logger.info("splits committed", extra={"dvc": tree.oid, "files": len(lacking)})
+    return str(tree.oid)
+
+
+def committed(remote: str) -> list[Pointer]:
+    """Return what was committed for each day, oldest day first.
+
+    Raises:
+        ConfigError: The remote cannot be one, or refuses us.
+        ServiceUnavailable: It does not answer.
+    """
+    with _talking("list the committed splits", remote):
+        return _open(remote).pointers()
+
+
+def fetch(dvc: str, *, remote: str, to: Path) -> None:
+    """Copy the directory of a hash into ``to``, an empty scratch directory.
+
+    DVC's hash of the listing is checked here; whoever opens the artifact checks its files.
+
+    Raises:
+        ArtifactError: The remote lacks a part of it, or its listing has changed.
+        ConfigError: The remote cannot be one, or refuses us.
+        ServiceUnavailable: It does not answer.
+    """
+    with _talking(f"fetch {dvc}", remote, fills=to):
+        odb = _open(remote).odb
+        try:
+            files = _listing(odb.fs.cat_file(odb.oid_to_path(dvc)), dvc=dvc, remote=remote)
+            sources = [odb.oid_to_path(oid) for oid in files.values()]
+            generic.copy(odb.fs, sources, localfs, [str(to / name) for name in files])
+        except FileNotFoundError as exc:
+            raise ArtifactError(
+                f"{remote} lacks a part of {dvc}: {exc}",
+                hint=f"was it cleaned by `dvc gc --cloud`? {_BROKEN}",
+            ) from exc
+
+
+class _WithoutVolatile:
+    """What ``.dvcignore`` says, where there is no checkout to read it from."""
+
+    def find(self, fs: Any, path: str) -> Iterator[str]:
+        for root, _, names in self.walk(fs, path):
+            yield from (fs.join(root, name) for name in names)
+
+    def walk(self, fs: Any, path: str, **kwargs: Any) -> Iterator[tuple[str, Any, Any]]:
+        for root, folders, names in fs.walk(path, **kwargs):
+            folders[:] = [folder for folder in folders if folder not in VOLATILE]
+            yield root, folders, [name for name in names if name not in VOLATILE]
+
+
+@dataclass(frozen=True)
+class _Store:
+    """A remote: DVC's object database in it, and our pointers beside."""
+
+    fs: Any
+    path: str
+
+    @property
+    def odb(self) -> Any:
+        return Remote("perscen", self.path, self.fs).odb
+
+    def pointers(self) -> list[Pointer]:
+        try:
+            paths = self.fs.ls(self.fs.join(self.path, _POINTERS), detail=False)
+        except FileNotFoundError:
+            return []
+        texts = self.fs.cat([path for path in paths if path.endswith(".dvc")])
+        found = [_parse(text, origin=place) for place, text in texts.items()]
+        return sorted(found, key=lambda pointer: pointer.logical_date)
+
+    def point(self, pointer: Pointer) -> None:
+        place = self.fs.join(self.path, _POINTERS, f"{pointer.logical_date}.dvc")
+        text = _unparse(pointer)
+        try:
+            if self.fs.cat_file(place) == text:
+                return
+        except FileNotFoundError:
+            pass
+        # Replaced at once on a folder and on S3 alike: nobody reads half a pointer.
+        self.fs.upload_fobj(io.BytesIO(text), place, size=len(text))
+
+
+def _open(remote: str) -> _Store:
+    fs, path = parse_external_url(remote)
+    if fs.protocol == localfs.protocol:
+        root = Path(path)
+        # An unmounted volume must not become a folder on the pod's own disk.
+        if not root.parent.is_dir():
+            raise ConfigError(
+                f"{remote} cannot be a DVC remote: {root.parent} does not exist",
+                hint="set PERSCEN_DVC_REMOTE to a folder on a mounted volume, or to s3://…",
+            )
+        return _Store(fs, str(root.resolve()))
+    bucket = path.split("/")[0]
+    try:
+        fs.fs.info(bucket)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{remote} cannot be a DVC remote: there is no bucket {bucket!r}",
+            hint="make the bucket, or check PERSCEN_DVC_REMOTE and AWS_ENDPOINT_URL",
+        ) from None
+    return _Store(fs, path.rstrip("/"))
+
+
+def _listing(text: bytes, *, dvc: str, remote: str) -> dict[str, str]:
+    """Return the hash of each file of a directory by its name."""
+    if f"{hashlib.md5(text, usedforsecurity=False).hexdigest()}.dir" != dvc:
+        raise ArtifactError(f"the listing of {dvc} in {remote} has changed", hint=_BROKEN)
+    tree = Tree.from_list(json.loads(text), hash_name=_HASH)
+    if outside := ["/".join(key) for key, _, _ in tree if {"", ".."} & set(key)]:
+        raise ArtifactError(
+            f"{dvc} in {remote} names files outside of itself: {outside[0]}",
+            hint="nothing was fetched; whoever wrote there is not one of ours",
+        )
+    return {"/".join(key): info.value for key, _, info in tree if info and info.value}
+
+
+def _unparse(pointer: Pointer) -> bytes:
+    out = {
+        "md5": pointer.dvc,
+        "size": pointer.size_bytes,
+        "nfiles": pointer.num_files,
+        "hash": _HASH,
+        "path": f"splits-{pointer.logical_date}",
+    }
+    meta = {"logical_date": pointer.logical_date.isoformat(), "digest": pointer.digest}
+    return yaml.safe_dump({"outs": [out], "meta": meta}, sort_keys=False).encode()
+
+
+def _parse(text: bytes, *, origin: str) -> Pointer:
+    try:
+        tree = yaml.safe_load(text)
+        (out,), meta = tree["outs"], tree["meta"]
+        day = date.fromisoformat(meta["logical_date"])
+        return Pointer(day, out["md5"], meta["digest"], out["size"], out["nfiles"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as exc:
+        raise ArtifactError(f"{origin} is no pointer to splits: {exc}", hint=_BROKEN) from exc
+
+
+@contextmanager
+def _talking(action: str, remote: str, *, fills: Path | None = None) -> Iterator[None]:
+    """Translate what DVC, S3 and the disk raise while doing ``action``."""
+    try:
+        yield
+    except _NO_CREDENTIALS as exc:
+        raise ConfigError(
+            f"could not {action} at {remote}: {exc}",
+            hint="give the process AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role",
+        ) from exc
+    except _WRONG as exc:
+        raise ConfigError(
+            f"could not {action} at {remote}: {exc}",
+            hint="check PERSCEN_DVC_REMOTE, and that its owner lets us read and write there",
+        ) from exc
+    except (boto.BotoCoreError, boto.ClientError, OSError) as exc:
+        if fills is not None and is_full(exc):
+            raise storage_full(exc, fills) from exc
+        raise ServiceUnavailable(
+            f"could not {action} at {remote}: {exc}",
+            hint="check that the remote can be reached, and try again",
+        ) from exc
