@@ -41,13 +41,13 @@ class SplitConfig(Section):
     """Windows, scenarios and histories (spec 1.3-1.6)."""
 
     train_days: int | None = Field(None, ge=1)
+    """Windows counted back from the logical date, over days that have rows: all three, or ..."""
     valid_days: int | None = Field(None, ge=1)
     test_days: int | None = Field(None, ge=1)
-    """Windows counted back from the logical date: all three, or ..."""
     train: tuple[date, date] | None = None
+    """... explicit windows, first and last day included."""
     valid: tuple[date, date] | None = None
     test: tuple[date, date] | None = None
-    """... explicit windows, first and last day included."""
     day_from: Literal["event_time", "log_date"] = "event_time"
     """Which day an interaction belongs to: that of its time, or the log's own date column."""
     num_scenarios: int = Field(4, ge=1)
