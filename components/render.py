@@ -49,6 +49,22 @@ def places(
     return {"raw_log": raw_log, **{step.output: f"{root}/{step.output}" for step in pipeline.steps}}
 
 
+def under_torchrun(argv: list[str], *, processes: int) -> list[str]:
+    """Return a step's command line with its work shared by processes of one machine.
+
+    Of all steps ``train`` alone can be shared; with one process nothing is changed.
+
+    Args:
+        argv: What :meth:`Step.argv` returns.
+        processes: How many; on GPUs one for each.
+    """
+    if processes == 1:
+        return list(argv)
+    python, *rest = argv
+    shared = ["-m", "components.torchrun", "--standalone", "--nproc-per-node", str(processes)]
+    return [python, *shared, *rest]
+
+
 def dvc_yaml(pipeline: Pipeline = PIPELINE) -> str:
     """Return the text of ``dvc.yaml``."""
     stages = {step.name: _stage(step) for step in pipeline.steps}
