@@ -63,6 +63,8 @@ class Pods(_Section):
     service_account: str = "perscen-step"
     secrets: tuple[str, ...] = ()
     """Secrets whose entries become environment variables of every step."""
+    secret_keys: dict[str, tuple[str, ...]] = {}
+    """The entries of each secret, for Kubeflow, which takes none whole."""
     volume_claim: str | None = None
     """Claim mounted at ``volume_mount``; None when every place is an object store address."""
     volume_mount: str = "/perscen"
@@ -110,6 +112,10 @@ class Deployment(_Section):
     def home(self) -> Path:
         """The directory relative places start from: the repository's."""
         return HOME
+
+    def absolute(self, place: str) -> str:
+        """Return a place for a process that does not start in ``home``."""
+        return place if "://" in place else str(self.home / place)
 
 
 def read_deployment(path: Path | None = None) -> Deployment:

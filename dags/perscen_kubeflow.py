@@ -1,0 +1,198 @@
+"""The daily pipeline for Kubeflow Pipelines: ``python -m dags.perscen_kubeflow`` compiles it.
+
+Kubeflow runs a component's *source*, so that of each step is made here from the graph instead of
+being typed nine times; what runs in it is in ``dags._kubeflow_step``.
+"""
+
+import argparse
+import linecache
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from kfp import compiler, dsl, kubernetes
+
+from components.pipeline import PIPELINE, Step
+from dags._deployment import HOME, Deployment, DeploymentError, read_deployment
+from dags._kubeflow_step import logical_day, run_argv, run_step
+
+OUT: Final = HOME / "infra" / "kubeflow" / "perscen.yaml"
+DEPLOYMENT: Final = HOME / "infra" / "kubeflow" / "deployment.yaml"
+KINDS: Final = {"clean_log": "Dataset", "splits": "Dataset", "model": "Model", "indexes": "Model"}
+"""Kubeflow's types of artifacts; the others are plain ones. A ``Metrics`` or ``HTML`` artifact is
+one file to Kubeflow, ours are directories: the report's page is one more output."""
+
+_EVERY_STEP: Final = {
+    "logical_date": "str",
+    "days_back": "int",
+    "config": "str",
+    "run_id": "str",
+}
+_COMPONENT: Final = '''\
+def {name}({signature}){returns}:
+    """{summary}."""
+    day = logical_day(logical_date, days_back)
+    argv = [{argv}]
+    result = run_step(argv, run_id=run_id, retries={retries}, retry_delay_s={delay}{refused})
+    {output}.metadata.update(result)
+'''
+_SHOW_PAGE: Final = """\
+    import shutil
+
+    shutil.copyfile(f"{report.path}/{result['page']}", page.path)
+"""
+_SAY_RELEASED: Final = '    return (result["released"],)\n'
+
+
+class Told(NamedTuple):
+    """What a run says of itself when it is done."""
+
+    released: bool
+    """Whether there is a release; a refusal leaves the champion where it was."""
+
+
+def component_source(step: Step, deployment: Deployment) -> str:
+    """Return the source of a step's component: the step's argv between its inputs and output."""
+    kinds = {name: f"Input[{KINDS.get(name, 'Artifact')}]" for name in step.inputs}
+    kinds |= {name: "str" for name in step.inputs if name in PIPELINE.external}
+    kinds[step.output] = f"Output[{KINDS.get(step.output, 'Artifact')}]"
+    # What stands for a value in the argv, and the expression that gives it.
+    values = {f"<{n}>": n if kind == "str" else f"{n}.path" for n, kind in kinds.items()}
+    values |= {"<config>": "config", "<day>": "day"}
+    argv = step.argv(config="<config>", logical_date="<day>", places={n: f"<{n}>" for n in kinds})
+    publishes, reports = step.output == "release", step.output == "report"
+    parameters = {**_EVERY_STEP, **kinds, **({"page": "Output[HTML]"} if reports else {})}
+    text = _COMPONENT.format(
+        name=step.name,
+        signature=", ".join(f"{name}: {kind}" for name, kind in parameters.items()),
+        returns=' -> NamedTuple("Told", released=bool)' if publishes else "",
+        summary=step.summary.capitalize(),
+        argv=", ".join(values.get(token, repr(token)) for token in argv),
+        retries=deployment.retries,
+        delay=deployment.retry_delay_s,
+        refused=', refused={"released": False}' if publishes else "",
+        output=step.output,
+    )
+    return text + _SHOW_PAGE * reports + _SAY_RELEASED * publishes
+
+
+def component(step: Step, deployment: Deployment) -> Callable[..., dsl.PipelineTask]:
+    """Return a step as a lightweight component."""
+    text = component_source(step, deployment)
+    file = f"<component {step.name}>"
+    # Kubeflow asks `inspect` for the source, which finds it here.
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    names: dict[str, Any] = {**vars(dsl), "NamedTuple": NamedTuple}
+    exec(compile(text, file, "exec"), names)  # noqa: S102 (our own text)
+    pods = deployment.pods
+    return dsl.component(
+        names[step.name],
+        base_image=pods.gpu_image if _on_gpu(step, deployment) else pods.image,
+        install_kfp_package=False,  # the images hold it, pinned: pods need no package index
+        additional_funcs=[logical_day, run_step, run_argv],
+    )
+
+
+def pipeline(deployment: Deployment) -> Any:
+    """Return the graph as a pipeline whose runs take a day."""
+
+    @dsl.pipeline(
+        name="perscen-daily",
+        display_name="perscen: daily retraining",
+        description="Retrains the two towers for one day of logs and releases them if they are not "
+        "worse than the champion's.",
+    )
+    def perscen_daily(
+        logical_date: str,
+        days_back: int = 0,
+        raw_log: str = deployment.raw_log,
+        config: str = deployment.config,
+    ) -> Told:
+        """Run every step for one day.
+
+        Args:
+            logical_date: The day of logs, YYYY-MM-DD, or a recurring run's macro that becomes one.
+            days_back: Days before ``logical_date`` that are meant: 1 where a run is scheduled on
+                the day after its logs.
+            raw_log: Where the raw log lies.
+            config: The settings, a params.yaml.
+
+        Returns:
+            released: Whether the day ended with a release; a refusal leaves the champion.
+        """
+        shared = {
+            "logical_date": logical_date,
+            "days_back": days_back,
+            "config": config,
+            "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        }
+        made: dict[str, Any] = {"raw_log": raw_log}
+        for step in PIPELINE.steps:
+            inputs = {name: made[name] for name in step.inputs}
+            task = component(step, deployment)(**shared, **inputs)
+            _place(task, step, deployment)
+            made |= task.outputs
+        return Told(released=made["released"])
+
+    return perscen_daily
+
+
+def _on_gpu(step: Step, deployment: Deployment) -> bool:
+    return step.accelerated and deployment.pods.gpu.count > 0
+
+
+def _place(task: dsl.PipelineTask, step: Step, deployment: Deployment) -> None:
+    """Give a task its pod: resources, nodes, environment, secrets, volume."""
+    pods = deployment.pods
+    # Artifacts are what DVC and the digests say they are: Kubeflow remembers none of its own.
+    task.set_caching_options(enable_caching=False)
+    resources = pods.resources.get(step.name, pods.resources["default"])
+    task.set_cpu_request(resources.cpu)
+    task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
+    selector, tolerations = pods.node_selector, pods.tolerations
+    if _on_gpu(step, deployment):
+        task.set_accelerator_type(pods.gpu.resource).set_accelerator_limit(pods.gpu.count)
+        # Against a lost node, where nothing is left to try again from inside. Kubeflow repeats any
+        # failure so, a hopeless one too: the price is paid for the long steps alone.
+        task.set_retry(deployment.retries, backoff_duration=f"{deployment.retry_delay_s}s")
+        selector = {**selector, **pods.gpu.node_selector}
+        tolerations = (*tolerations, *pods.gpu.tolerations)
+    for key, value in selector.items():
+        kubernetes.add_node_selector(task, key, value)
+    for toleration in tolerations:
+        kubernetes.add_toleration(task, **toleration.model_dump(exclude_none=True))
+    kubernetes.set_image_pull_policy(task, pods.image_pull_policy)
+    environment = dict(deployment.environment)
+    if pods.volume_claim:
+        kubernetes.mount_pvc(task, pods.volume_claim, pods.volume_mount)
+        # A pod's own files die with it, a checkpoint must not.
+        environment.setdefault("PERSCEN_STATE", f"{pods.volume_mount}/state")
+    for name, value in sorted(environment.items()):
+        task.set_env_variable(name, value)
+    for secret in pods.secrets:
+        keys = pods.secret_keys.get(secret)
+        if not keys:
+            raise DeploymentError(
+                f"pods.secret_keys says nothing of the secret {secret!r}: Kubeflow does not take a "
+                "secret whole; list the entries that become environment variables"
+            )
+        kubernetes.use_secret_as_env(task, secret, {key: key for key in keys})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compile the pipeline for a deployment."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dags.perscen_kubeflow", description=main.__doc__
+    )
+    parser.add_argument("--deployment", type=Path, default=DEPLOYMENT, metavar="FILE")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="FILE")
+    arguments = parser.parse_args(argv)
+    try:
+        made = pipeline(read_deployment(arguments.deployment))
+    except DeploymentError as exc:
+        parser.error(str(exc))
+    compiler.Compiler().compile(made, str(arguments.out))
+
+
+if __name__ == "__main__":
+    main()
