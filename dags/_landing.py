@@ -1,0 +1,158 @@
+"""Waiting for a day's logs: the raw log has landed when its ``source.json`` names the partition."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import fsspec
+from airflow.sdk import BaseSensorOperator, timezone
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSensorTimeout,
+    TaskDeferralTimeout,
+)
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+_SOURCE: Final = "source.json"
+_NO_DATE: Final = """\
+this run has no logical date, so it is about no day of logs; trigger it with one: \
+`airflow dags trigger perscen_daily --logical-date 2022-05-05`, or "Logical Date" on the page"""
+
+
+def landed_days(raw_log: str) -> list[str]:
+    """Return the days a raw log says it holds, ascending; none while it says nothing.
+
+    Args:
+        raw_log: A directory or an address that fsspec knows.
+
+    Raises:
+        OSError: The place cannot be reached.
+    """
+    try:
+        with fsspec.open(f"{raw_log.rstrip('/')}/{_SOURCE}", "rb") as file:
+            names = json.load(file)["files"]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (ValueError, KeyError, TypeError):  # being written by something that is not us
+        return []
+    folders = {name.partition("/")[0] for name in names}
+    return sorted(f.removeprefix("date=") for f in folders if f.startswith("date="))
+
+
+class LandedTrigger(BaseTrigger):
+    """Fires when a day has landed; how long that may take is the sensor's to say."""
+
+    def __init__(self, raw_log: str, day: str, poke_interval_s: float) -> None:
+        super().__init__()
+        self.raw_log = raw_log
+        self.day = day
+        self.poke_interval_s = poke_interval_s
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what another process needs to go on waiting."""
+        return (
+            "dags._landing.LandedTrigger",
+            {
+                "raw_log": self.raw_log,
+                "day": self.day,
+                "poke_interval_s": self.poke_interval_s,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look, again and again; a store that does not answer is asked again."""
+        while True:
+            try:
+                # A thread: many triggers share one event loop, and fsspec blocks.
+                days = await asyncio.to_thread(landed_days, self.raw_log)
+            except OSError as exc:
+                self.log.warning("the raw log cannot be read; looking again", error=str(exc))
+            else:
+                if self.day in days:
+                    yield TriggerEvent(self.day)
+                    return
+            await asyncio.sleep(self.poke_interval_s)
+
+
+class LandedSensor(BaseSensorOperator):
+    """Waits until the logs of the run's day have landed, holding no worker meanwhile.
+
+    Runs start in the order of their days too: a backfill may start several at once, and a day is
+    compared with the release of the day before.
+
+    Args:
+        raw_log: A directory or an address that fsspec knows.
+        deferrable: Wait in the triggerer; without one, the scheduler starts a look each
+            ``poke_interval``.
+        operator_arguments: As for any sensor; ``timeout`` is how long a day's logs may take.
+    """
+
+    ui_color = "#f4f0e3"
+
+    def __init__(self, *, raw_log: str, deferrable: bool = True, **operator_arguments: Any) -> None:
+        # A sensor that gave up after hours is not to start over: a retry would double the wait.
+        super().__init__(mode="reschedule", retries=0, **operator_arguments)
+        self.raw_log = raw_log
+        self.deferrable = deferrable
+
+    def execute(self, context: Context) -> None:
+        """Wait for earlier days' runs to end, then for the logs.
+
+        Raises:
+            AirflowFailException: The run has no logical date.
+            AirflowSensorTimeout: The logs did not land in time; says which and where.
+        """
+        if context.get("logical_date") is None:
+            raise AirflowFailException(_NO_DATE)
+        if earlier := context["ti"].get_previous_dagrun(state="running"):
+            self.log.info("waiting for an earlier day's run", run_id=earlier.run_id)
+            pause = timedelta(seconds=self.poke_interval)
+            raise AirflowRescheduleException(timezone.utcnow() + pause)
+        if not self.deferrable:
+            try:
+                super().execute(context)
+            except AirflowSensorTimeout:
+                self._give_up(context["ds"])
+        elif not self.poke(context):
+            self.defer(
+                trigger=LandedTrigger(self.raw_log, context["ds"], self.poke_interval),
+                method_name="landed",
+                timeout=timedelta(seconds=self.timeout),
+            )
+
+    def poke(self, context: Context) -> bool:
+        """Return whether the run's day has landed."""
+        return context["ds"] in landed_days(self.raw_log)
+
+    def landed(self, context: Context, event: str) -> None:  # noqa: ARG002 (Airflow's signature)
+        """Go on after the trigger fired."""
+        self.log.info("the day's logs have landed", partition=f"date={event}/")
+
+    def resume_execution(
+        self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
+    ) -> Any:
+        """Resume as any deferred task does, but say what was waited for when time was up."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (TaskDeferralTimeout, AirflowSensorTimeout):
+            self._give_up(context["ds"])
+
+    def _give_up(self, day: str) -> NoReturn:
+        try:
+            days = landed_days(self.raw_log)
+            found = f"it names {len(days)} days, the last {days[-1]}" if days else "it names no day"
+        except OSError as exc:
+            found = f"it cannot be read ({exc})"
+        raise AirflowSensorTimeout(
+            f"the logs of {day} did not land within {self.timeout / 3600:g} h: partition "
+            f"date={day}/ is not in {self.raw_log}/{_SOURCE}; {found}. Deliver the day and clear "
+            "this task; later days do not wait for it"
+        ) from None

@@ -1,0 +1,204 @@
+"""A step as a process of the Airflow worker: the same argv that a pod runs, on this machine."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from components.fates import Fate, fate
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+_LIBC: Final = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG: Final = 1
+_LEVELS: Final = logging.getLevelNamesMapping()
+_SHOWN_OTHERWISE: Final = frozenset({"time", "level", "logger", "event", "run_id", "step"})
+"""Fields of our log lines for which Airflow has a place of its own, or which the page names."""
+_CODED: Final[Mapping[Fate, type[AirflowException]]] = {
+    Fate.REFUSED: AirflowSkipException,
+    Fate.RETRY: AirflowException,
+    Fate.FAILED: AirflowFailException,
+}
+
+
+class StepOperator(BaseOperator):
+    """Runs a step's argv and makes of its exit code what ``components.fates`` says.
+
+    Args:
+        argv: The command line; ``python`` is the interpreter Airflow runs in.
+        home: Directory that relative places start from.
+        environment: Places the step sees besides the worker's own environment.
+        termination_grace_s: What a step told to stop has for its checkpoint before it is killed.
+        operator_arguments: As for any operator.
+    """
+
+    template_fields: Sequence[str] = ("argv",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"argv": "json"}
+    ui_color = "#e8f1f8"
+
+    _process: subprocess.Popen[str] | None = None
+    _told_to_stop = False
+
+    def __init__(
+        self,
+        *,
+        argv: Sequence[str],
+        home: Path,
+        environment: Mapping[str, str],
+        termination_grace_s: float,
+        **operator_arguments: Any,
+    ) -> None:
+        super().__init__(**operator_arguments)
+        self.argv = list(argv)
+        self.home = str(home)
+        self.environment = dict(environment)
+        self.termination_grace_s = termination_grace_s
+
+    def execute(self, context: Context) -> dict[str, Any] | None:
+        """Run the step to its end and return its Result, or None for one that leaves none."""
+        with tempfile.TemporaryDirectory(prefix="perscen-") as scratch, self._alone() as lock:
+            result = Path(scratch) / "result.json"
+            told = {"PERSCEN_RESULT": str(result), "PERSCEN_RUN_ID": context["run_id"]}
+            code, last_error = self._run(self._environment() | told, lock=lock)
+            ended = fate(code)
+            if ended is not Fate.DONE:
+                raise _CODED[ended](f"{self.task_id} {_ending(code)}: {last_error}")
+            found: dict[str, Any] | None = (
+                json.loads(result.read_text()) if result.exists() else None
+            )
+            return found
+
+    def on_kill(self) -> None:
+        """Pass SIGTERM on, and end the step for good when its grace is over.
+
+        Runs in a signal handler: it must not wait, as the step's last lines are still to be read.
+        """
+        self._told_to_stop = True
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        self.log.warning("telling the step to stop", grace_s=self.termination_grace_s)
+        process.terminate()
+        timer = threading.Timer(self.termination_grace_s, _kill_group, [process.pid])
+        timer.daemon = True
+        timer.start()
+
+    def _run(self, environment: Mapping[str, str], *, lock: int) -> tuple[int, str]:
+        """Return the step's exit code and what it said last of what went wrong."""
+        # In a session of its own, out of reach of the SIGKILL that Airflow sends to a task's group
+        # five seconds after SIGTERM: a checkpoint may take longer.
+        with subprocess.Popen(
+            self.argv,
+            cwd=self.home,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+            pass_fds=[lock],
+            preexec_fn=_stop_with_parent,  # noqa: PLW1509 (a task's process has one thread)
+        ) as process:
+            self._process = process
+            if self._told_to_stop:
+                self.on_kill()
+            assert process.stdout is not None
+            last_error = ""
+            for line in process.stdout:
+                last_error = self._pass_on(line.rstrip("\n")) or last_error
+        return process.returncode, last_error or "it gave no reason; see its last lines above"
+
+    def _pass_on(self, line: str) -> str:
+        """Write a line of the step to the task's log; return it in words when it is an error."""
+        try:
+            told = json.loads(line)
+            event, level = str(told["event"]), _LEVELS[told["level"].upper()]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.log.info(line)
+            return ""
+        values = {key: value for key, value in told.items() if key not in _SHOWN_OTHERWISE}
+        self.log.log(level, event, **values)
+        return _in_words(event, values) if level >= logging.ERROR else ""
+
+    def _environment(self) -> dict[str, str]:
+        # Airflow's own settings hold secrets that are none of a step's business.
+        kept = {k: v for k, v in os.environ.items() if not k.lstrip("_").startswith("AIRFLOW")}
+        # Airflow may have been started by its path, with its environment not activated.
+        path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
+        return kept | {"PATH": path} | self.environment
+
+    @contextmanager
+    def _alone(self) -> Iterator[int]:
+        """Let no two processes do the same work: an attempt that was told to stop may still write.
+
+        The lock is the process's own, so it ends with it, whatever becomes of the worker.
+        """
+        work = hashlib.sha256(json.dumps([self.home, self.argv]).encode()).hexdigest()[:16]
+        path = Path(tempfile.gettempdir()) / f"perscen-{os.getuid()}-{work}.lock"
+        lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            self._wait_for(lock)
+            yield lock
+        finally:
+            os.close(lock)
+
+    def _wait_for(self, lock: int) -> None:
+        deadline = time.monotonic() + self.termination_grace_s
+        while not _taken(lock):
+            if self._told_to_stop or time.monotonic() > deadline:
+                raise AirflowException(
+                    f"an earlier attempt of {self.task_id} has not ended after "
+                    f"{self.termination_grace_s:.0f} s; it is tried again later"
+                )
+            time.sleep(0.5)
+
+
+def _taken(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _stop_with_parent() -> None:
+    """In the new process: take the worker's death, however sudden, as being told to stop."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _kill_group(leader: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _in_words(event: str, values: Mapping[str, Any]) -> str:
+    if traceback := str(values.get("traceback", "")).strip():
+        return f"{event}: {traceback.splitlines()[-1]}"
+    hint = values.get("hint")
+    return f"{event}\nwhat to do: {hint}" if hint else event
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
