@@ -41,6 +41,7 @@ wait for each other sleep: spinning makes an epoch several times slower beside o
 _MODULES: Final = {
     "data": ("components.data_commands:data", "Bring logs into the raw layout."),
     "params": ("components.settings_commands:params", "Print a complete params.yaml for a recipe."),
+    "refresh": ("components.refresh_command:refresh", "Serve a release, once it is tested."),
     "render": ("components.settings_commands:render", "Write dvc.yaml from the pipeline's graph."),
     "retrieve": ("components.retrieve_command:retrieve", "Ask a release for a user's items."),
     "summary": ("components.summary_command:summary", "Say how the last run ended."),

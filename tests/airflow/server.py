@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -181,7 +182,7 @@ def _healthy(airflow: Airflow, process: subprocess.Popen[bytes]) -> bool:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Stop Airflow, and whatever it leaves: tasks are in process groups of their own."""
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.terminate()
+    process.send_signal(signal.SIGINT)  # SIGTERM would leave its components behind
     _, alive = psutil.wait_procs([*family, psutil.Process(process.pid)], timeout=_STOP_S)
     for left in alive:
         left.kill()
