@@ -99,6 +99,7 @@ def _stamp(
         "logical_date": logical_date,
         "code_version": code_version(step),
         "config_digest": hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest(),
+        "settings": sections,
         "parents": {
             name: a.manifest.digest
             for name, a in artifacts.items()

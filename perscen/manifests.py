@@ -7,7 +7,7 @@ same bytes. When and by which run an artifact was made stands in ``run.json`` be
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -29,6 +29,8 @@ class Manifest(Record):
         parents: Digest of each input artifact, by name.
         code_version: Hash of the files the step is made of.
         config_digest: Hash of the settings the step read.
+        settings: Those settings, by section of ``params.yaml``: with them, the code and the parents
+            the artifact can be made again.
     """
 
     schema_version: Literal[1] = 1
@@ -36,6 +38,7 @@ class Manifest(Record):
     logical_date: date
     code_version: str
     config_digest: str
+    settings: dict[str, dict[str, Any]] = {}
     parents: dict[str, str]
     digest: str = ""
 

@@ -23,10 +23,10 @@ import yaml
 from botocore import exceptions as boto  # type: ignore[import-untyped]
 from dvc.config import ConfigError as DvcConfigError
 from dvc.data_cloud import Remote
-from dvc.fs import parse_external_url
+from dvc.fs import localfs, parse_external_url
 from dvc_data.hashfile.build import build
 from dvc_data.hashfile.tree import Tree
-from dvc_objects.fs import generic, localfs
+from dvc_objects.fs import generic
 
 from components.store import MANIFEST_NAME, VOLATILE
 from perscen.errors import ArtifactError, ConfigError, ServiceUnavailable
@@ -75,13 +75,16 @@ def commit(path: Path, *, logical_date: date, remote: str) -> str:
         store = _open(remote)
         # Staged by reference: files go straight to the remote, and no cache of ours is kept.
         staging, meta, tree = build(store.odb, str(path), localfs, _HASH, ignore=_WithoutVolatile())
+        assert isinstance(tree, Tree)
         files = {info.value: staging.get(info.value).path for _, _, info in tree}
         lacking = sorted(set(files).difference(store.odb.oids_exist(list(files))))
         store.odb.add([files[oid] for oid in lacking], localfs, lacking)
         # The listing goes after what it lists: a commit that dies leaves nothing that looks whole.
         store.odb.add(tree.path, tree.fs, tree.oid)
         manifest = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8"))
-        pointer = Pointer(logical_date, tree.oid, manifest["digest"], meta.size, meta.nfiles)
+        pointer = Pointer(
+            logical_date, tree.oid, manifest["digest"], meta.size or 0, meta.nfiles or 0
+        )
         store.point(pointer)
     logger.info("splits committed", extra={"dvc": tree.oid, "files": len(lacking)})
     return str(tree.oid)
