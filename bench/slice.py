@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from bench.report import put_between_marks
 from perscen.config import EvaluateConfig
 from perscen.data.batches import ItemSource, UserSource
 from perscen.data.splits import Splits
@@ -43,7 +44,6 @@ from perscen.training.loop import train
 
 BASELINES = ("segment_popularity", "scenario_popularity", "global_popularity", "random")
 CONFIG = EvaluateConfig()
-_BEGIN, _END = "<!-- made by bench.slice -->", "<!-- end of bench.slice -->"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     baselines = score_baselines(Splits.open(a.splits), seeds=a.seeds)
     page, table = compile_results(work, baselines, recipes=a.recipes, seeds=a.seeds)
     a.out.mkdir(parents=True, exist_ok=True)
-    _put_between_marks(a.out / "kuairand-slice.md", page)
+    put_between_marks(a.out / "kuairand-slice.md", page, made_by="bench.slice")
     table.write_csv(a.out / "kuairand-slice.csv", float_precision=6)
     print(page)
 
@@ -225,13 +225,6 @@ def _cost_table(trained: pl.DataFrame, recipes: Sequence[str]) -> list[str]:
 
 def _mean_sd(mean: float, sd: float, num: int) -> str:
     return f"{100 * mean:.2f} ± {100 * sd:.2f}" if num > 1 else f"{100 * mean:.2f}"
-
-
-def _put_between_marks(path: Path, tables: str) -> None:
-    """Replace what stands between the marks of a page; the words around it stay."""
-    text = path.read_text(encoding="utf-8") if path.exists() else f"{_BEGIN}\n{_END}\n"
-    before, rest = text.split(_BEGIN)
-    path.write_text(f"{before}{_BEGIN}\n{tables}{_END}{rest.split(_END)[1]}", encoding="utf-8")
 
 
 def _scores(work: Path, recipe: str, seed: int) -> Path:
