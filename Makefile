@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTEST = python -m pytest -n 2 --dist loadfile
 
-.PHONY: setup demo test test-fast test-slow check render docs bench
+.PHONY: setup demo test test-fast test-slow check render docs bench airflow replay kfp
 
 setup: .venv/ready  ## one environment, pinned
 .venv/ready: pyproject.toml constraints.txt
@@ -33,9 +33,19 @@ check: setup  ## lint, format, types, layers
 	mypy
 	lint-imports
 
-render: setup  ## files made from code
+render: setup kfp  ## files made from code
 	perscen render
 	perscen params > params.yaml
+
+kfp: setup  ## the Kubeflow pipeline, compiled
+	python -m dags.perscen_kubeflow
+
+airflow: setup  ## a local Airflow with the DAGs: make airflow [AIRFLOW_DB=postgres]
+	infra/airflow/local.sh
+
+replay: setup  ## seven days through the real scheduler: make replay FROM=DIR
+	perscen data kuairand-pure $(if $(FROM),--from $(FROM)) --to build/replay-log
+	python -m bench.replay --raw build/replay-log
 
 docs: setup  ## links and code references in the documentation hold
 	python -m pytest tests/docs -q
