@@ -13,7 +13,15 @@ from typing import Any, Final, NamedTuple
 from kfp import compiler, dsl, kubernetes
 
 from components.pipeline import PIPELINE, Step
-from dags._deployment import HOME, Deployment, DeploymentError, read_deployment
+from components.render import under_torchrun
+from dags._deployment import (
+    HOME,
+    Deployment,
+    DeploymentError,
+    Pods,
+    Resources,
+    read_deployment,
+)
 from dags._kubeflow_step import logical_day, run_argv, run_step
 
 OUT: Final = HOME / "infra" / "kubeflow" / "perscen.yaml"
@@ -60,6 +68,7 @@ def component_source(step: Step, deployment: Deployment) -> str:
     values = {f"<{n}>": n if kind == "str" else f"{n}.path" for n, kind in kinds.items()}
     values |= {"<config>": "config", "<day>": "day"}
     argv = step.argv(config="<config>", logical_date="<day>", places={n: f"<{n}>" for n in kinds})
+    argv = under_torchrun(argv, processes=max(1, _gpus(step, deployment)))
     publishes, reports = step.output == "release", step.output == "report"
     parameters = {**_EVERY_STEP, **kinds, **({"page": "Output[HTML]"} if reports else {})}
     text = _COMPONENT.format(
@@ -87,7 +96,7 @@ def component(step: Step, deployment: Deployment) -> Callable[..., dsl.PipelineT
     pods = deployment.pods
     return dsl.component(
         names[step.name],
-        base_image=pods.gpu_image if _on_gpu(step, deployment) else pods.image,
+        base_image=pods.gpu_image if _gpus(step, deployment) else pods.image,
         install_kfp_package=False,  # the images hold it, pinned: pods need no package index
         additional_funcs=[logical_day, run_step, run_argv],
     )
@@ -137,44 +146,62 @@ def pipeline(deployment: Deployment) -> Any:
     return perscen_daily
 
 
-def _on_gpu(step: Step, deployment: Deployment) -> bool:
-    return step.accelerated and deployment.pods.gpu.count > 0
+def _gpus(step: Step, deployment: Deployment) -> int:
+    """Return the step's GPUs: ``train`` shares its work among all of them, the others use one."""
+    count = deployment.pods.gpu.count if step.accelerated else 0
+    return count if step.name == "train" else min(count, 1)
 
 
 def _place(task: dsl.PipelineTask, step: Step, deployment: Deployment) -> None:
-    """Give a task its pod: resources, nodes, environment, secrets, volume."""
-    pods = deployment.pods
-    # Artifacts are what DVC and the digests say they are: Kubeflow remembers none of its own.
+    """Give a task its pod: resources, nodes, user, environment, files."""
+    # What is made again and what is not, digests decide: Kubeflow remembers nothing.
     task.set_caching_options(enable_caching=False)
-    resources = pods.resources.get(step.name, pods.resources["default"])
-    task.set_cpu_request(resources.cpu)
-    task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
-    selector, tolerations = pods.node_selector, pods.tolerations
-    if _on_gpu(step, deployment):
-        task.set_accelerator_type(pods.gpu.resource).set_accelerator_limit(pods.gpu.count)
-        # Against a lost node, where nothing is left to try again from inside. Kubeflow repeats any
-        # failure so, a hopeless one too: the price is paid for the long steps alone.
+    pods, gpus = deployment.pods, _gpus(step, deployment)
+    asked = pods.resources.get(step.name) or pods.resources.get("default", Resources())
+    task.set_cpu_request(asked.cpu)
+    task.set_memory_request(asked.memory).set_memory_limit(asked.memory)
+    if gpus:
+        task.set_accelerator_type(pods.gpu.resource).set_accelerator_limit(gpus)
+        # Against a lost node, where nobody is left inside the pod to try again. Kubeflow repeats
+        # hopeless failures too, so this is for the steps that have most to lose.
         task.set_retry(deployment.retries, backoff_duration=f"{deployment.retry_delay_s}s")
-        selector = {**selector, **pods.gpu.node_selector}
-        tolerations = (*tolerations, *pods.gpu.tolerations)
-    for key, value in selector.items():
+    if gpus > 1:
+        # The processes of one training exchange tensors there; a container has 64 MiB otherwise.
+        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory")  # noqa: S108
+    for key, value in {**pods.node_selector, **(pods.gpu.node_selector if gpus else {})}.items():
         kubernetes.add_node_selector(task, key, value)
-    for toleration in tolerations:
-        kubernetes.add_toleration(task, **toleration.model_dump(exclude_none=True))
+    for taint in (*pods.tolerations, *(pods.gpu.tolerations if gpus else ())):
+        kubernetes.add_toleration(task, **taint.model_dump(exclude_none=True))
     kubernetes.set_image_pull_policy(task, pods.image_pull_policy)
-    environment = dict(deployment.environment)
+    kubernetes.set_security_context(
+        task, run_as_user=pods.user, run_as_group=pods.user, run_as_non_root=True
+    )
+    kubernetes.add_pod_label(task, "app.kubernetes.io/name", "perscen")
+    kubernetes.add_pod_label(task, "app.kubernetes.io/component", "step")
+    _give_files(task, pods)
+    for name, value in _environment(deployment).items():
+        task.set_env_variable(name, value)
+
+
+def _environment(deployment: Deployment) -> dict[str, str]:
+    pods = deployment.pods
+    values = {"HOME": "/tmp"}  # noqa: S108 (the pod's own)
+    if pods.volume_claim:
+        # A pod's own files die with it, a checkpoint must not.
+        values["PERSCEN_STATE"] = f"{pods.volume_mount}/state"
+    return dict(sorted((values | deployment.environment).items()))
+
+
+def _give_files(task: dsl.PipelineTask, pods: Pods) -> None:
     if pods.volume_claim:
         kubernetes.mount_pvc(task, pods.volume_claim, pods.volume_mount)
-        # A pod's own files die with it, a checkpoint must not.
-        environment.setdefault("PERSCEN_STATE", f"{pods.volume_mount}/state")
-    for name, value in sorted(environment.items()):
-        task.set_env_variable(name, value)
+    if pods.config_map:
+        kubernetes.use_config_map_as_volume(task, pods.config_map, "/etc/perscen")
     for secret in pods.secrets:
-        keys = pods.secret_keys.get(secret)
-        if not keys:
+        if not (keys := pods.secret_keys.get(secret)):
             raise DeploymentError(
-                f"pods.secret_keys says nothing of the secret {secret!r}: Kubeflow does not take a "
-                "secret whole; list the entries that become environment variables"
+                f"pods.secret_keys does not name the entries of the secret {secret!r}: Kubeflow "
+                "takes no secret whole; list those that become environment variables"
             )
         kubernetes.use_secret_as_env(task, secret, {key: key for key in keys})
 
