@@ -5,7 +5,7 @@ of which one has bad logs and one a model that lost a sparse scenario, runs a fi
 and writes ``daily-replay.md`` (between its marks), ``.svg`` and ``.csv``::
 
     make replay
-    python -m bench.replay --raw data/raw --home .replay --out docs/results
+    python -m bench.replay --raw data/raw --home build/replay --out docs/results
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     day = date.fromisoformat
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--raw", type=Path, default=Path("data/raw"), help="a whole raw layout")
-    parser.add_argument("--home", type=Path, default=Path(".replay"), help="must not exist yet")
+    parser.add_argument("--home", type=Path, default=Path("build/replay"), help="must not exist yet")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--first", type=day, default=date(2022, 4, 29))
     parser.add_argument("--last", type=day, default=date(2022, 5, 5))
