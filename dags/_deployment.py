@@ -61,6 +61,8 @@ class Pods(_Section):
     gpu_image: str = "perscen:gpu"
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     service_account: str = "perscen-step"
+    user: Annotated[int, Field(gt=0)] = 10001
+    """User and group that the images run as; what is written on the volume belongs to them."""
     secrets: tuple[str, ...] = ()
     """Secrets whose entries become environment variables of every step."""
     secret_keys: dict[str, tuple[str, ...]] = {}
@@ -68,6 +70,9 @@ class Pods(_Section):
     volume_claim: str | None = None
     """Claim mounted at ``volume_mount``; None when every place is an object store address."""
     volume_mount: str = "/perscen"
+    config_map: str | None = None
+    """ConfigMap mounted at ``/etc/perscen``, for ``config: /etc/perscen/params.yaml``; None when
+    the settings are the image's or the volume's."""
     resources: dict[str, Resources] = {"default": Resources()}
     """By step; ``default`` for the others."""
     node_selector: dict[str, str] = {}
@@ -76,7 +81,15 @@ class Pods(_Section):
     termination_grace_s: Seconds = 300
     """What a step told to stop has for its checkpoint."""
     startup_timeout_s: Seconds = 900
+    """How long a pod may take to start, waiting for a node and the image included."""
+    api_patience_s: Seconds = 600
+    """How long Airflow goes on asking a Kubernetes API that does not answer; the pod runs on."""
+    log_interval_s: Seconds = 120
+    """How often a deferred task copies what its pod has logged."""
+    result_image: str = "alpine:3.22"
+    """Image with a shell, for the side-car that holds a step's result until Airflow reads it."""
     deferrable: bool = True
+    """Whether Airflow's triggerer waits for pods, or a worker each."""
     cluster: Literal["in_cluster", "kubeconfig"] = "in_cluster"
 
 

@@ -1,0 +1,168 @@
+"""A step as a Kubernetes pod: what the deployment says, in Kubernetes' own words.
+
+The one place where Airflow meets Kubernetes' provider; imported where steps run as pods, alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from airflow.providers.cncf.kubernetes.utils.xcom_sidecar import PodDefaults
+
+from components.pipeline import Step
+from components.render import under_torchrun
+from dags._deployment import Deployment, Resources
+from dags._pod_operator import StepPodOperator
+
+__all__ = ["StepPodOperator", "pod_operator", "pod_template"]
+
+CONTAINER: Final = "step"
+SETTINGS: Final = "/etc/perscen"
+_RESULT: Final = f"{PodDefaults.XCOM_MOUNT_PATH}/return.json"
+_GRACE_S: Final = 30
+"""For steps without a checkpoint: enough to end in good order."""
+
+
+def pod_operator(
+    step: Step, *, argv: list[str], deployment: Deployment, **operator_arguments: Any
+) -> StepPodOperator:
+    """Return the task that runs a step's argv in a pod of its own.
+
+    Args:
+        step: Of the pipeline.
+        argv: Its command line; may hold Airflow's templates, such as ``{{ ds }}``.
+        deployment: What the pod gets.
+        operator_arguments: Of any operator: ``task_id``, ``retries``, callbacks, outlets.
+    """
+    pods = deployment.pods
+    arguments: dict[str, Any] = {
+        "task_id": step.name,
+        "namespace": pods.namespace,
+        "pod_template_dict": pod_template(step, argv=argv, deployment=deployment),
+        "base_container_name": CONTAINER,
+        "random_name_suffix": True,
+        # A kubeconfig is the one of Airflow's connection, or the user's own.
+        "in_cluster": pods.cluster == "in_cluster" or None,
+        "do_xcom_push": True,
+        "result_image": pods.result_image,
+        "deferrable": pods.deferrable,
+        "poll_interval": 5,
+        "logging_interval": pods.log_interval_s,
+        "api_patience_s": pods.api_patience_s,
+        "startup_timeout_seconds": pods.startup_timeout_s,
+        "termination_grace_period": _grace_s(step, deployment),
+        "termination_message_policy": "FallbackToLogsOnError",
+    }
+    return StepPodOperator(**(arguments | operator_arguments))
+
+
+def pod_template(step: Step, *, argv: list[str], deployment: Deployment) -> dict[str, Any]:
+    """Return the pod as a manifest; Airflow adds its labels, a name's end and a side-car."""
+    pods = deployment.pods
+    gpus = _gpus(step, deployment)
+    mounts = _mounts(deployment, shared_memory=gpus > 1)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"perscen-{step.name}-{{{{ ds }}}}",
+            "namespace": pods.namespace,
+            "labels": {
+                "app.kubernetes.io/name": "perscen",
+                "app.kubernetes.io/component": "step",
+                "perscen/step": step.name,
+                "perscen/logical-date": "{{ ds }}",
+            },
+        },
+        "spec": {
+            "restartPolicy": "Never",  # what is tried again, and how often, Airflow decides
+            "terminationGracePeriodSeconds": _grace_s(step, deployment),
+            "serviceAccountName": pods.service_account,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "nodeSelector": {**pods.node_selector, **(pods.gpu.node_selector if gpus else {})},
+            "tolerations": [
+                taint.model_dump(exclude_none=True)
+                for taint in (*pods.tolerations, *(pods.gpu.tolerations if gpus else ()))
+            ],
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": pods.user,
+                "runAsGroup": pods.user,
+                "fsGroup": pods.user,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": CONTAINER,
+                    "image": pods.gpu_image if gpus else pods.image,
+                    "imagePullPolicy": pods.image_pull_policy,
+                    "command": under_torchrun(argv, processes=gpus) if gpus > 1 else list(argv),
+                    "env": _environment(deployment),
+                    "envFrom": [{"secretRef": {"name": name}} for name in pods.secrets],
+                    "resources": _resources(step, deployment, gpus=gpus),
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                    "volumeMounts": [{"name": n, **mount} for n, (mount, _) in mounts.items()],
+                }
+            ],
+            "volumes": [{"name": name, **source} for name, (_, source) in mounts.items()],
+        },
+    }
+
+
+def _gpus(step: Step, deployment: Deployment) -> int:
+    """Return the step's GPUs: ``train`` shares its work among all of them, the others use one."""
+    most = deployment.pods.gpu.count if step.name == "train" else 1
+    return min(deployment.pods.gpu.count, most) if step.accelerated else 0
+
+
+def _grace_s(step: Step, deployment: Deployment) -> int:
+    return deployment.pods.termination_grace_s if step.accelerated else _GRACE_S
+
+
+def _resources(step: Step, deployment: Deployment, *, gpus: int) -> dict[str, Any]:
+    pods = deployment.pods
+    asked = pods.resources.get(step.name) or pods.resources.get("default", Resources())
+    accelerators = {pods.gpu.resource: str(gpus)} if gpus else {}
+    return {
+        "requests": {"cpu": asked.cpu, "memory": asked.memory, **accelerators},
+        "limits": {"memory": asked.memory, **accelerators},
+    }
+
+
+def _environment(deployment: Deployment) -> list[dict[str, str]]:
+    pods = deployment.pods
+    values = {
+        "HOME": "/tmp",  # noqa: S108 (the pod's own; nothing else can be written to)
+        "PERSCEN_RESULT": _RESULT,
+        "PERSCEN_RUN_ID": "{{ run_id }}",
+    }
+    if pods.volume_claim:
+        # A pod's own files die with it, a checkpoint must not.
+        values["PERSCEN_STATE"] = f"{pods.volume_mount}/state"
+    return [{"name": n, "value": v} for n, v in sorted((values | deployment.environment).items())]
+
+
+def _mounts(
+    deployment: Deployment, *, shared_memory: bool
+) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Return what is mounted, by name: where, and from what."""
+    pods = deployment.pods
+    mounts: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "tmp": ({"mountPath": "/tmp"}, {"emptyDir": {}})  # noqa: S108
+    }
+    if shared_memory:
+        # The processes of one training exchange tensors there; a container has 64 MiB otherwise.
+        mounts["shared-memory"] = ({"mountPath": "/dev/shm"}, {"emptyDir": {"medium": "Memory"}})  # noqa: S108
+    if pods.volume_claim:
+        claim = {"persistentVolumeClaim": {"claimName": pods.volume_claim}}
+        mounts["perscen"] = ({"mountPath": pods.volume_mount}, claim)
+    if pods.config_map:
+        source = {"configMap": {"name": pods.config_map}}
+        mounts["settings"] = ({"mountPath": SETTINGS, "readOnly": True}, source)
+    return mounts
