@@ -25,7 +25,7 @@ def gather(table_RD: Tensor, rows: Tensor) -> Tensor:
     if table_RD.device.type != "cpu":
         return F.embedding(rows, table_RD, padding_idx=0)
     out: Tensor = _Pool.apply(table_RD, rows.reshape(-1), None, True)  # type: ignore[no-untyped-call]
-    return out.view(*rows.shape, -1)
+    return out.view(*rows.shape, table_RD.shape[1])
 
 
 def spread(table_RD: Tensor, rows_B: Tensor | None) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from perscen.models.config import PerscenConfig
 from perscen.models.gather import spread
 from perscen.models.quantiser import Quantiser
+from perscen.models.ranks import gather_rows, num_ranks
 
 HIDDEN: Final = 32
 """Hidden width of the encoders of eqs. (7) and (11)."""
@@ -68,9 +69,23 @@ class ScenarioPreference(nn.Module):
         loss, codes_B = no_loss, None
         if self.quantise is not None:
             counted_B = nonempty_B if self._mask_empty else None
+            if num_ranks() > 1 and self.quantise.starts:
+                self._start_codes(self.quantise, history_BD, counted_B)
             own_BZ, loss, codes_B = self.quantise(own_BZ, counted_B)
         both = torch.cat([own_BZ, spread(scenario_SZ, scenario_B)], dim=1)
         return Preference(self.fuse(both), loss, codes_B)
+
+    @torch.no_grad()
+    def _start_codes(
+        self, quantise: Quantiser, history_BD: Tensor, counted_B: Tensor | None
+    ) -> None:
+        """Start the codes from the batch of all ranks, projected as a whole, as one process does.
+
+        Gathered after the projection, equal rows could differ in their last bits, by how many rows
+        a rank has, and one of them would be taken for several.
+        """
+        all_AZ = self.project(gather_rows(history_BD))
+        quantise.start(all_AZ if counted_B is None else all_AZ[gather_rows(counted_B)])
 
 
 class ItemPreference(nn.Module):

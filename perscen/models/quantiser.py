@@ -1,6 +1,7 @@
 """The codebook shared by all scenarios, eqs. (8)-(10), with its options.
 
-Letters: B rows, K codes, Z preference width.
+In a training shared by several ranks, upkeep and loss are those of the whole batch on every rank.
+Letters: B rows (of this rank), A rows of all ranks, K codes, Z preference width.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from perscen.models.config import VqConfig
 from perscen.models.precision import full_precision
+from perscen.models.ranks import copy_from_rank_0, gather_rows, sum_over_ranks
 
 JITTER: Final = 1e-3
 """Spread added to repeated starting codes, when a batch has fewer distinct rows than codes."""
@@ -24,7 +26,7 @@ EMA_SMOOTHING: Final = 1e-5
 
 
 class Quantised(NamedTuple):
-    """``p`` of eq. (9), the loss of eq. (10), and each row's code."""
+    """``p`` of eq. (9), this rank's part of the loss of eq. (10), and each row's code."""
 
     preference_BZ: Tensor
     loss: Tensor
@@ -58,6 +60,11 @@ class Quantiser(nn.Module):
         self.mean_KZ: Tensor
         self.idle_K: Tensor
 
+    @property
+    def starts(self) -> bool:
+        """Whether the codes are still to be started from the rows of a batch."""
+        return self.training and self.config.init != "uniform" and not bool(self.started)
+
     def forward(self, z_BZ: Tensor, counted_B: Tensor | None = None) -> Quantised:
         """Return each row plus its nearest code.
 
@@ -70,13 +77,15 @@ class Quantiser(nn.Module):
 
     def _quantise(self, z_BZ: Tensor, counted_B: Tensor | None) -> Quantised:
         own_BZ = z_BZ.detach() if counted_B is None else z_BZ.detach()[counted_B]
-        if self.training and len(own_BZ):
-            self._start(own_BZ)
+        if self.starts:
+            self.start(own_BZ)
         codes_B = self.nearest(z_BZ.detach())
         code_BZ = F.embedding(codes_B, self.codes_KZ)
-        loss = self._loss(z_BZ, code_BZ, counted_B)
-        if self.training and len(own_BZ):
-            self._keep(own_BZ, codes_B if counted_B is None else codes_B[counted_B])
+        num_rows = self._count(own_BZ)
+        loss = self._loss(z_BZ, code_BZ, counted_B, num_rows)
+        if self.training and num_rows:
+            own_codes_B = codes_B if counted_B is None else codes_B[counted_B]
+            self._keep(own_BZ, own_codes_B, num_rows)
         return Quantised(self._add(z_BZ, code_BZ), loss, codes_B)
 
     @torch.no_grad()
@@ -94,56 +103,85 @@ class Quantiser(nn.Module):
         # The straight-through code z + sg[c - z] has the gradient of z: one more z of value 0.
         return sum_BZ + (z_BZ - z_BZ.detach())
 
-    def _loss(self, z_BZ: Tensor, code_BZ: Tensor, counted_B: Tensor | None) -> Tensor:
-        """Eq. (10): squared norms, averaged over the counted rows."""
+    def _count(self, own_BZ: Tensor) -> int:
+        """Return the counted rows of the whole batch; outside of training there is no other part.
+
+        Validation queries are shared too, but nothing follows from them as a whole.
+        """
+        if not self.training:
+            return len(own_BZ)
+        (total,) = sum_over_ranks(torch.tensor(len(own_BZ), device=own_BZ.device))
+        return int(total)
+
+    def _loss(
+        self, z_BZ: Tensor, code_BZ: Tensor, counted_B: Tensor | None, num_rows: int
+    ) -> Tensor:
+        """Eq. (10): squared norms, averaged over the counted rows of all ranks."""
         loss_B = self.config.beta * (z_BZ - code_BZ.detach()).square().sum(dim=1)
         if self.config.ema_decay is None:
             loss_B = (z_BZ.detach() - code_BZ).square().sum(dim=1) + loss_B
-        if counted_B is None:
-            return loss_B.mean()
-        return (loss_B * counted_B).sum() / counted_B.sum().clamp(min=1)
+        if counted_B is not None:
+            loss_B = loss_B * counted_B
+        return loss_B.sum() / max(num_rows, 1)
 
     @torch.no_grad()
-    def _start(self, z_BZ: Tensor) -> None:
-        """Set the codes to distinct rows of the first batch, or to the centres of its clusters."""
-        if self.config.init == "uniform" or bool(self.started):
+    def start(self, z_AZ: Tensor) -> None:
+        """Set the codes to distinct rows of the first batch, or to the centres of its clusters.
+
+        A batch without rows starts nothing.
+        """
+        if not len(z_AZ):
             return
+        z_AZ = z_AZ.detach().to(self.codes_KZ.dtype)
         num = self.config.codebook_size
-        distinct = torch.unique(z_BZ, dim=0)
-        picked = distinct[torch.randperm(len(distinct), device=z_BZ.device)[:num]]
+        distinct = torch.unique(z_AZ, dim=0)
+        picked = distinct[torch.randperm(len(distinct), device=z_AZ.device)[:num]]
         if len(picked) < num:
-            repeated = picked[torch.arange(num - len(picked), device=z_BZ.device) % len(picked)]
+            repeated = picked[torch.arange(num - len(picked), device=z_AZ.device) % len(picked)]
             picked = torch.cat([picked, repeated + JITTER * torch.randn_like(repeated)])
         self.codes_KZ.copy_(picked)
         if self.config.init == "kmeans":
             for _ in range(KMEANS_ROUNDS):
-                share_K, mean_KZ = self._shares(z_BZ, self.nearest(z_BZ))
+                share_K, mean_KZ = (
+                    total / len(z_AZ) for total in self._totals(z_AZ, self.nearest(z_AZ))
+                )
                 used_K = share_K > 0
                 self.codes_KZ[used_K] = mean_KZ[used_K] / share_K[used_K, None]
+        # Each rank draws its own numbers.
+        copy_from_rank_0(self.codes_KZ)
         if self.config.ema_decay is not None:
             self.mean_KZ.copy_(self.codes_KZ * self.share_K[:, None])
         self.started.fill_(True)
 
     @torch.no_grad()
-    def _keep(self, z_BZ: Tensor, codes_B: Tensor) -> None:
+    def _keep(self, z_BZ: Tensor, codes_B: Tensor, num_rows: int) -> None:
         """Move the codes by their moving averages, then revive those that nobody used for long."""
+        if self.config.ema_decay is None and self.config.revive_after is None:
+            return
+        totals = sum_over_ranks(*self._totals(z_BZ, codes_B))
+        share_K, mean_KZ = (total / num_rows for total in totals)
         if self.config.ema_decay is not None:
-            share_K, mean_KZ = self._shares(z_BZ, codes_B)
             self.share_K.lerp_(share_K, 1 - self.config.ema_decay)
             self.mean_KZ.lerp_(mean_KZ, 1 - self.config.ema_decay)
             self.codes_KZ.copy_(self.mean_KZ / (self.share_K + EMA_SMOOTHING)[:, None])
         if self.config.revive_after is not None:
             self.idle_K += 1
-            self.idle_K[codes_B] = 0
-            dead_K = self.idle_K >= self.config.revive_after
-            chosen_K = torch.randint(len(z_BZ), (len(dead_K),), device=z_BZ.device)
-            self.codes_KZ[dead_K] = z_BZ[chosen_K[dead_K]].to(self.codes_KZ.dtype)
-            if self.config.ema_decay is not None:
-                self.share_K[dead_K] = 1 / len(dead_K)
-                self.mean_KZ[dead_K] = self.codes_KZ[dead_K] / len(dead_K)
-            self.idle_K[dead_K] = 0
+            self.idle_K[share_K > 0] = 0
+            self._revive(z_BZ, self.idle_K >= self.config.revive_after, num_rows)
 
-    def _shares(self, z_BZ: Tensor, codes_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each code's share of the rows, ``[K]``, and their sum over B, ``[K, Z]``."""
+    def _revive(self, z_BZ: Tensor, dead_K: Tensor, num_rows: int) -> None:
+        """Move dead codes onto random rows of the whole batch."""
+        chosen_K = torch.randint(num_rows, (len(dead_K),), device=z_BZ.device)
+        if not bool(dead_K.any()):
+            return
+        chosen_K = copy_from_rank_0(chosen_K)
+        self.codes_KZ[dead_K] = gather_rows(z_BZ)[chosen_K[dead_K]].to(self.codes_KZ.dtype)
+        if self.config.ema_decay is not None:
+            self.share_K[dead_K] = 1 / len(dead_K)
+            self.mean_KZ[dead_K] = self.codes_KZ[dead_K] / len(dead_K)
+        self.idle_K[dead_K] = 0
+
+    def _totals(self, z_BZ: Tensor, codes_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how many of these rows fell on each code, ``[K]``, and their sum, ``[K, Z]``."""
         onehot_BK = F.one_hot(codes_B, self.config.codebook_size).to(z_BZ)
-        return onehot_BK.mean(dim=0), onehot_BK.T @ z_BZ / len(z_BZ)
+        return onehot_BK.sum(dim=0), onehot_BK.T @ z_BZ

@@ -13,6 +13,9 @@ from typing import Any, Final
 
 import torch
 
+from perscen.models.ranks import rank
+from perscen.training.distributed import bytes_from_rank_0
+
 logger = logging.getLogger(__name__)
 
 _NAME: Final = "checkpoint.pt"
@@ -21,6 +24,9 @@ _SEAL_BYTES: Final = 64
 
 class Checkpoint:
     """One file in a directory that outlives the process.
+
+    In a training shared by several ranks, rank 0 alone reads and writes it; the directory need not
+    be seen from other machines.
 
     Args:
         directory: Where it lies; made when first needed.
@@ -38,7 +44,7 @@ class Checkpoint:
 
     def due(self) -> bool:
         """Return whether it is time to write again."""
-        return time.monotonic() - self._written_at >= self._every_s
+        return rank() == 0 and time.monotonic() - self._written_at >= self._every_s
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the state in place of the last one, whole or not at all.
@@ -46,6 +52,8 @@ class Checkpoint:
         Raises:
             OSError: The disk is full or not writable; the last checkpoint stays.
         """
+        if rank() != 0:
+            return
         self._directory.mkdir(parents=True, exist_ok=True)
         # Through memory: torch turns a full disk into an error that no longer says so.
         buffer = io.BytesIO()
@@ -61,10 +69,11 @@ class Checkpoint:
         self._written_at = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state on the CPU, or None when there is none of this training."""
-        if not self._path.exists():
+        """Return the state on the CPU, the same on every rank; None when there is none of this."""
+        reads = rank() == 0 and self._path.exists()
+        content = memoryview(bytes_from_rank_0(self._path.read_bytes() if reads else b""))
+        if not content:
             return None
-        content = memoryview(self._path.read_bytes())
         seal, payload = content[:_SEAL_BYTES], content[_SEAL_BYTES:]
         if bytes(seal) != _seal(payload):
             logger.warning("checkpoint is not whole, starting afresh", extra={"size": len(content)})
@@ -77,7 +86,8 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the checkpoint and its directory; the training is over."""
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if rank() == 0:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def _seal(payload: memoryview) -> bytes:

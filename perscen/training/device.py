@@ -11,6 +11,7 @@ from torch.utils import deterministic
 from perscen.config import TrainConfig
 from perscen.errors import ConfigError
 from perscen.training.allocator import keep_freed_memory
+from perscen.training.distributed import cuda_device
 
 
 @contextmanager
@@ -55,4 +56,4 @@ def _device(wanted: str) -> torch.device:
         )
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
+    return cuda_device() if wanted == "cuda" else torch.device(wanted)

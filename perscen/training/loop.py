@@ -18,11 +18,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from perscen.config import TrainConfig
 from perscen.data.splits import Splits
 from perscen.errors import ConfigError, Preempted, TrainingDiverged
+from perscen.models.ranks import gather_rows, num_ranks, rank
 from perscen.models.two_tower import TwoTower
 from perscen.seeding import seed_torch
 from perscen.training.batching import plan_batches
 from perscen.training.checkpoint import Checkpoint
 from perscen.training.device import torch_settings
+from perscen.training.distributed import add_up_gradients, start_alike, wait_for_rank_0
 from perscen.training.losses import BatchLoss, Objective
 from perscen.training.optimiser import Optimiser
 from perscen.training.records import EpochRecord, LossSums
@@ -65,18 +67,23 @@ def train(
     Everything random follows from (seed, epoch, step), so a training that goes on from its
     checkpoint ends with the same weights, to the bit on a CPU, as one never interrupted.
 
+    Within a process group the ranks share the work (:mod:`perscen.training.distributed`): all call
+    this with the same arguments and all return the same; rank 0 alone keeps a checkpoint.
+
     Args:
         model: A fresh or warm-started model.
         splits: Training rows and validation queries.
         config: The ``train`` section.
         checkpoint: Where to go on from, and where to write to.
-        stop: Asked after each step; once true, a checkpoint is written and ``Preempted`` raised.
+        stop: Asked at each step; once true on any rank, a checkpoint is written and ``Preempted``
+            raised on all.
         watchers: Told of steps and epochs.
 
     Raises:
         ConfigError: A setting does not fit the data.
         Preempted: ``stop`` said so.
         TrainingDiverged: The loss, or a vector, is not finite; no optimiser step was taken on it.
+        ServiceUnavailable: Another rank is gone.
     """
     with torch_settings(config) as device:
         training = _Training(model, splits, config, device=device, checkpoint=checkpoint)
@@ -108,6 +115,8 @@ class _Training:
         self._optimiser = Optimiser(model, config.optim)
         self._average = _running_mean(model, decay=config.optim.weight_average)
         self._checkpoint = checkpoint
+        self._stop: Callable[[], bool] = lambda: False
+        self._told = False
         self._epoch, self._step = 1, 0
         self._sums = LossSums()
         self._epochs: list[EpochRecord] = []
@@ -116,9 +125,11 @@ class _Training:
         self._best_counts: dict[str, list[int]] = {}
 
     def run(self, stop: Callable[[], bool], watchers: Sequence[Watcher]) -> Trained:
+        self._stop = stop
+        start_alike(self._model)
         while not self._finished():
             started = time.monotonic()
-            self._run_epoch(stop, watchers)
+            self._run_epoch(watchers)
             record = self._close_epoch()
             logger.info(
                 "epoch finished",
@@ -145,15 +156,16 @@ class _Training:
         waited = done - max(self._best.epoch, self._config.min_epochs)
         return done >= self._config.max_epochs or waited >= self._config.patience
 
-    def _run_epoch(self, stop: Callable[[], bool], watchers: Sequence[Watcher]) -> None:
+    def _run_epoch(self, watchers: Sequence[Watcher]) -> None:
         batches = plan_batches(self._scenario_E, config=self._config, epoch=self._epoch)
         while self._step < len(batches):
             self._take_step(batches[self._step])
             self._step += 1
             for watcher in watchers:
                 watcher.step_done(epoch=self._epoch, step=self._step, num_steps=len(batches))
-            if stop():
+            if self._told_to_stop():
                 self._save()
+                wait_for_rank_0()
                 raise Preempted(
                     f"told to stop in epoch {self._epoch} after step {self._step} of "
                     f"{len(batches)}; "
@@ -164,17 +176,27 @@ class _Training:
                 self._save()
 
     def _take_step(self, rows_B: NDArray[np.int64]) -> None:
-        seed_torch(self._config.seed, "step", self._epoch, self._step)
+        # Ranks do not drop out alike; rank 0 draws what one process does.
+        of_rank = [rank()] if rank() else []
+        seed_torch(self._config.seed, "step", self._epoch, self._step, *of_rank)
         loss = self._objective(rows_B, epoch=self._epoch, step=self._step)
-        value = loss.total.item()
-        if not math.isfinite(value):
-            raise self._diverged(value, rows_B, loss)
         self._optimiser.zero_grad()
         loss.total.backward()  # type: ignore[no-untyped-call]
+        # All ranks must stop at the same step: what one is told travels with its gradients.
+        told = loss.total.new_tensor(float(num_ranks() > 1 and self._stop()))
+        total, task, auxiliary, told_any = add_up_gradients(
+            self._model.parameters(), (loss.total, loss.task_B.sum(), loss.auxiliary, told)
+        )
+        if not math.isfinite(total):
+            raise self._diverged(total, rows_B, loss)
         self._optimiser.step()
         if self._average is not None:
             self._average.update_parameters(self._model)
-        self._sums.add(loss, value, weight=len(rows_B))
+        self._sums.add(loss=total, task=task, auxiliary=auxiliary, weight=len(rows_B))
+        self._told = bool(told_any)
+
+    def _told_to_stop(self) -> bool:
+        return self._told if num_ranks() > 1 else self._stop()
 
     def _close_epoch(self) -> EpochRecord:
         kept: Any = self._model if self._average is None else self._average.module
@@ -202,7 +224,7 @@ class _Training:
     def _diverged(
         self, value: float, rows_B: NDArray[np.int64], loss: BatchLoss
     ) -> TrainingDiverged:
-        broken_B = ~loss.task_B.detach().isfinite().cpu().numpy()
+        broken_B = ~gather_rows(loss.task_B.detach()).isfinite().cpu().numpy()
         row = int(rows_B[int(broken_B.argmax())])  # the first one, if only the auxiliary loss broke
         scenario = self._splits.schema.scenarios[int(self._scenario_E[row])]
         return TrainingDiverged(

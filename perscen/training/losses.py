@@ -24,6 +24,7 @@ from perscen.data.batches import ItemSource, UserBatch, UserSource
 from perscen.data.sampling import NegativeSampler
 from perscen.data.splits import Splits
 from perscen.models.gather import spread
+from perscen.models.ranks import share
 from perscen.models.two_tower import TwoTower
 from perscen.schema import FIRST_ROW
 
@@ -35,7 +36,11 @@ then the whole catalogue is encoded, and no features have to be gathered."""
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """The loss of one step: a task loss per positive, and the model's own term, already a mean."""
+    """The loss of one step: a task loss per positive, and the model's own term, already a mean.
+
+    Of several ranks each has its part: the whole batch's ``auxiliary`` and ``total`` are the sums
+    over ranks, its ``task_B`` are theirs in the order of ranks.
+    """
 
     task_B: Tensor
     auxiliary: Tensor
@@ -82,13 +87,17 @@ class Objective:
         )
 
     def __call__(self, rows_B: Longs, *, epoch: int, step: int) -> BatchLoss:
-        """Return the loss of the training rows ``[B]``; negatives follow from epoch and step."""
+        """Return this rank's part of the loss of a batch; negatives follow from epoch and step."""
+        whole_batch, part = rows_B, share(len(rows_B))
+        rows_B = whole_batch[part]
         positive_B = self._on_device(np.asarray(self._train.item[rows_B], dtype=np.int64))
         if self._sampler is None:
             candidates_BC = self._catalogue_M.expand(len(rows_B), -1)
             target_B = positive_B - FIRST_ROW
         else:
-            negatives_BN = self._on_device(self._sampler.draw(rows_B, epoch=epoch, step=step))
+            negatives_BN = self._on_device(
+                self._sampler.draw(whole_batch, epoch=epoch, step=step)[part]
+            )
             candidates_BC = torch.cat([positive_B[:, None], negatives_BN], dim=1)
             target_B = torch.zeros_like(positive_B)
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._config.amp):
@@ -99,7 +108,7 @@ class Objective:
             else:
                 logits_BC, auxiliary = self._grouped(rows_B, candidates_BC)
         task_B = self._row_loss(_wide(logits_BC), target_B)
-        total = task_B.mean() + self._config.vq_weight * auxiliary
+        total = task_B.sum() / len(whole_batch) + self._config.vq_weight * auxiliary
         return BatchLoss(task_B=task_B, auxiliary=auxiliary, total=total)
 
     def _naive(self, rows_B: Longs, candidates_BC: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,13 +139,17 @@ class Objective:
             items = self._items.batch(rows_M)
         vectors_PG = self._model.encode_items(items, index_P, keys_P // self._items.num_rows)
         vectors_PG, vectors_BG = _wide(vectors_PG), _wide(users.vectors_BG)
-        candidates_BCG = spread(vectors_PG, pair_BC.flatten()).view(*pair_BC.shape, -1)
+        candidates_BCG = spread(vectors_PG, pair_BC.flatten()).view(
+            *pair_BC.shape, vectors_PG.shape[1]
+        )
         return (candidates_BCG @ vectors_BG[:, :, None]).squeeze(-1), users.auxiliary_loss
 
     def _over_the_catalogue(self, rows_B: Longs) -> tuple[Tensor, Tensor]:
         batch = self._user_batch(rows_B)
         users = self._model.encode_users(batch)
         present_S, which_B = torch.unique(batch.scenario_B, return_inverse=True)
+        if not len(rows_B):
+            present_S = present_S.new_zeros(1)  # a part without rows: any scenario will do
         num_items = len(self._catalogue_M)
         vectors_PG = self._model.encode_items(
             self._catalogue,

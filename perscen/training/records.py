@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perscen.manifests import Record
-from perscen.training.losses import BatchLoss
 from perscen.training.validation import Validation
 
 
@@ -32,11 +31,11 @@ class LossSums:
     auxiliary: float = 0.0
     weight: int = 0
 
-    def add(self, loss: BatchLoss, total: float, *, weight: int) -> None:
-        """Add a step of ``weight`` positives whose loss was ``total``."""
-        self.loss += weight * total
-        self.task += float(loss.task_B.detach().sum())
-        self.auxiliary += weight * float(loss.auxiliary.detach())
+    def add(self, *, loss: float, task: float, auxiliary: float, weight: int) -> None:
+        """Add a step of ``weight`` positives: its mean losses, and the sum of its task losses."""
+        self.loss += weight * loss
+        self.task += task
+        self.auxiliary += weight * auxiliary
         self.weight += weight
 
     def record(self, epoch: int, validation: Validation) -> EpochRecord:

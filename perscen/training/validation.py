@@ -17,6 +17,7 @@ from perscen.data.batches import ItemSource, UserSource
 from perscen.data.splits import Splits
 from perscen.errors import ConfigError
 from perscen.evaluation.metrics import find_hits, mean_over_users, relevant_of
+from perscen.models.ranks import gather_rows, share, sum_over_ranks
 from perscen.models.two_tower import TwoTower
 from perscen.retrieval.exact import catalogue_vectors, exact_top_k
 from perscen.schema import FIRST_ROW
@@ -79,52 +80,69 @@ class Validator:
             )
 
     def __call__(self, model: TwoTower) -> Validation:
-        """Return the recall and code counts of a model as it is; it is left in training mode."""
+        """Return the recall and code counts of a model as it is; it is left in training mode.
+
+        Ranks share the queries, and put each query's recall and code together, not means of their
+        parts: all ranks see the numbers of one process, to the bit, and judge alike.
+        """
         model.eval()
-        vectors_QG, codes_Q = self._encode_queries(model)
+        rows_Q = np.arange(len(self._splits.valid.user))[share(len(self._splits.valid.user))]
+        vectors_QG, codes_Q = self._encode_queries(model, rows_Q)
         vectors_SMG = catalogue_vectors(model, self._items)
-        recall = {
-            name: self._recall(vectors_QG, vectors_SMG[scenario], scenario)
-            for scenario, name in enumerate(self._splits.schema.scenarios)
-            if len(self._rows_of(scenario))
-        }
-        broken = [
-            name
-            for scenario, name in enumerate(self._splits.schema.scenarios)
-            if not (
-                vectors_SMG[scenario].isfinite().all()
-                and vectors_QG[self._rows_of(scenario)].isfinite().all()
-            )
-        ]
+        scenario_Q = self._splits.valid.scenario[rows_Q]
+        recall_Q = np.empty(len(rows_Q))
+        broken_S = torch.zeros(len(vectors_SMG), dtype=torch.int64)
+        for scenario, vectors_MG in enumerate(vectors_SMG):
+            own_Q = np.flatnonzero(scenario_Q == scenario)
+            if len(own_Q):
+                recall_Q[own_Q] = self._recall(vectors_QG[own_Q], vectors_MG, rows_Q[own_Q])
+            finite = vectors_MG.isfinite().all() and vectors_QG[own_Q].isfinite().all()
+            broken_S[scenario] = not finite
         model.train()
+        (broken_S,) = sum_over_ranks(broken_S)
         return Validation(
-            recall=recall,
-            code_counts=self._count(codes_Q, num_codes=model.num_codes),
-            not_finite=next(iter(broken), None),
+            recall=self._mean(gather_rows(torch.from_numpy(recall_Q)).numpy()),
+            code_counts=self._count(
+                None if codes_Q is None else gather_rows(codes_Q).numpy(), num_codes=model.num_codes
+            ),
+            not_finite=next(
+                (
+                    name
+                    for name, broken in zip(
+                        self._splits.schema.scenarios, broken_S.tolist(), strict=True
+                    )
+                    if broken
+                ),
+                None,
+            ),
         )
 
-    def _rows_of(self, scenario: int) -> NDArray[np.int64]:
-        return np.flatnonzero(self._splits.valid.scenario == scenario)
-
     @torch.inference_mode()
-    def _encode_queries(self, model: TwoTower) -> tuple[Tensor, NDArray[np.int64] | None]:
+    def _encode_queries(
+        self, model: TwoTower, rows_Q: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor | None]:
         valid, slices = self._splits.valid, self._splits.valid_slices
-        num_blocks = -(-len(valid.user) // _QUERIES_AT_ONCE)
+        num_blocks = max(1, -(-len(rows_Q) // _QUERIES_AT_ONCE))
         blocks = [
             model.encode_users(self._users.batch(valid.user, valid.scenario, slices, rows))
-            for rows in np.array_split(np.arange(len(valid.user)), num_blocks)
+            for rows in np.array_split(rows_Q, num_blocks)
         ]
-        codes = [b.codes_B.cpu().numpy() for b in blocks if b.codes_B is not None]
+        codes = [block.codes_B.cpu() for block in blocks if block.codes_B is not None]
         vectors_QG = torch.cat([block.vectors_BG for block in blocks])
-        return vectors_QG, np.concatenate(codes) if codes else None
+        return vectors_QG, torch.cat(codes) if codes else None
 
-    def _recall(self, vectors_QG: Tensor, vectors_MG: Tensor, scenario: int) -> float:
-        rows_Q = self._rows_of(scenario)
-        _, places_QK = exact_top_k(vectors_QG[rows_Q], vectors_MG, self._k)
+    def _recall(
+        self, vectors_QG: Tensor, vectors_MG: Tensor, rows_Q: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        _, places_QK = exact_top_k(vectors_QG, vectors_MG, self._k)
         hits = find_hits(
             places_QK.cpu().numpy() + FIRST_ROW, relevant_of(self._splits.valid, rows_Q)
         )
-        return mean_over_users(hits.recall_at(self._k))
+        return hits.recall_at(self._k)
+
+    def _mean(self, recall_Q: NDArray[np.float64]) -> dict[str, float]:
+        rows = {name: self._rows_of(s) for s, name in enumerate(self._splits.schema.scenarios)}
+        return {name: mean_over_users(recall_Q[own]) for name, own in rows.items() if len(own)}
 
     def _count(self, codes_Q: NDArray[np.int64] | None, *, num_codes: int) -> dict[str, list[int]]:
         if codes_Q is None:
@@ -133,6 +151,9 @@ class Validator:
             name: np.bincount(codes_Q[self._rows_of(scenario)], minlength=num_codes).tolist()
             for scenario, name in enumerate(self._splits.schema.scenarios)
         }
+
+    def _rows_of(self, scenario: int) -> NDArray[np.int64]:
+        return np.flatnonzero(self._splits.valid.scenario == scenario)
 
 
 def _perplexity(counts_C: NDArray[np.int64]) -> float:
