@@ -177,7 +177,7 @@ def _place(task: dsl.PipelineTask, step: Step, deployment: Deployment) -> None:
         task, run_as_user=pods.user, run_as_group=pods.user, run_as_non_root=True
     )
     kubernetes.add_pod_label(task, "app.kubernetes.io/name", "perscen")
-    kubernetes.add_pod_label(task, "app.kubernetes.io/component", "step")
+    kubernetes.add_pod_label(task, "perscen/step", step.name)
     _give_files(task, pods)
     for name, value in _environment(deployment).items():
         task.set_env_variable(name, value)

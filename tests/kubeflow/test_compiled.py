@@ -88,15 +88,17 @@ def test_accelerated_steps_get_a_gpu_its_image_its_nodes_and_another_pod_when_on
 def test_every_step_gets_its_memory_volume_secret_and_user(example):
     spec, kubernetes = example
     asked = {name: r["resourceMemoryLimit"] for name, r in by_step(spec, "resources").items()}
-    assert (asked.pop("train"), set(asked.values())) == ("16Gi", {"8Gi"})
-    for told in kubernetes.values():
+    assert (asked["train"], asked["gate"]) == ("24Gi", "8Gi")
+    for step, told in kubernetes.items():
+        assert told["podMetadata"]["labels"]["perscen/step"] == step
+        assert told["configMapAsVolume"][0]["mountPath"] == "/etc/perscen"
         assert [mount["mountPath"] for mount in told["pvcMount"]] == ["/perscen"]
         assert [secret["secretName"] for secret in told["secretAsEnv"]] == ["perscen-object-store"]
         assert told["securityContext"]["runAsNonRoot"] is True
     for told in by_step(spec, "env").values():
         places = {entry["name"]: entry["value"] for entry in told}
         assert places["PERSCEN_STATE"] == "/perscen/state"
-        assert places["MLFLOW_TRACKING_URI"] == "http://mlflow.perscen.svc:5000"
+        assert places["MLFLOW_TRACKING_URI"] == "http://mlflow.mlflow.svc:5000"
 
 
 def test_without_gpus_every_step_runs_on_the_plain_image(tmp_path):
