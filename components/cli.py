@@ -43,7 +43,12 @@ _MODULES: Final = {
     "params": ("components.settings_commands:params", "Print a complete params.yaml for a recipe."),
     "refresh": ("components.refresh_command:refresh", "Serve a release, once it is tested."),
     "render": ("components.settings_commands:render", "Write dvc.yaml from the pipeline's graph."),
+    "reproduce": (
+        "components.reproduce_command:reproduce",
+        "Make a release again and compare digests.",
+    ),
     "retrieve": ("components.retrieve_command:retrieve", "Ask a release for a user's items."),
+    "splits": ("components.splits_command:splits", "Bring back the splits of past days."),
     "summary": ("components.summary_command:summary", "Say how the last run ended."),
 }
 """Where each command for people lives; a module loads only when its command is called."""

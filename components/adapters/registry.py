@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import date
 from pathlib import Path
@@ -101,15 +101,16 @@ class Registry:
         ]
         return max(earlier, key=lambda r: (r.logical_date, int(r.version)), default=None)
 
-    def register(self, bundle: Bundle) -> Release:
+    def register(self, bundle: Bundle, *, origin: Mapping[str, str] | None = None) -> Release:
         """Upload a bundle and return its new version.
 
         Each attempt uploads to a path of its own, and the version comes after the files: an attempt
         that dies leaves files nobody points to.
+        ``origin`` are tags that say where its inputs are to be found, no part of what it is.
         """
         manifest = bundle.manifest
         lineage = manifest.lineage.model_dump(mode="json", exclude_none=True)
-        tags = {**lineage, "bundle_id": manifest.bundle_id}
+        tags = {**(origin or {}), **lineage, "bundle_id": manifest.bundle_id}
         tags |= {"fingerprint": ",".join(bundle.fingerprints), "family": manifest.family}
         with self._talk(f"register a version of {self.name!r}"):
             run = self._client.create_run(
@@ -186,19 +187,27 @@ class Registry:
             self._mark_released(release)
             return self._promotion(moved=True)
 
-    def resolve(self, selector: str) -> Bundle:
-        """Return the verified local copy of an alias (``champion``) or a version (``3``).
+    def release(self, selector: str) -> Release:
+        """Return the release of an alias (``champion``) or a version (``3``).
 
         Raises:
             ConfigError: There is no such alias or version.
-            ArtifactError: The stored copy is not the bundle that was released.
         """
         with self._talk(f"look up {selector!r} of {self.name!r}"):
             if selector.isdigit():
                 version = self._client.get_model_version(self.name, selector)
             else:
                 version = self._client.get_model_version_by_alias(self.name, selector)
-        return self.fetch(release_of(version))
+        return release_of(version)
+
+    def resolve(self, selector: str) -> Bundle:
+        """Return the verified local copy of an alias or a version.
+
+        Raises:
+            ConfigError: There is no such alias or version.
+            ArtifactError: The stored copy is not the bundle that was released.
+        """
+        return self.fetch(self.release(selector))
 
     def fetch(self, release: Release) -> Bundle:
         """Return the verified local copy of a release, downloaded unless it is there and whole.

@@ -13,6 +13,8 @@ from perscen.errors import ArtifactError
 CHAMPION: Final = "champion"
 PREVIOUS: Final = "previous"
 RELEASED: Final = "released"
+SPLITS_TAG: Final = "dvc.splits"
+REVISION_TAG: Final = "git.revision"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class Release:
     source: str
     released: bool
     """Whether it became the champion or was kept as a backfill."""
+    splits_dvc: str | None
+    """DVC's hash of its splits, where its run committed them."""
+    revision: str | None
+    """The git revision it was published by, where that was known."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ def release_of(version: ModelVersion) -> Release:
             previous_bundle_id=tags.get("previous_bundle_id"),
             source=version.source,
             released=tags.get("state") == RELEASED,
+            splits_dvc=tags.get(SPLITS_TAG),
+            revision=tags.get(REVISION_TAG),
         )
     except (KeyError, ValueError) as exc:
         raise ArtifactError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from components.adapters.registry import Registry
+from components.adapters.releases import Release
 from components.runner import Task
 from perscen.config import PublishConfig
 from perscen.manifests import ChampionManifest
@@ -23,16 +25,21 @@ def run(task: Task, *, publish: PublishConfig) -> ChampionManifest:
     registry = Registry(publish.name)
     release = registry.newest_before(task.logical_date)
     if release is not None:
-        # The report is for people and differs from run to run; this artifact must not.
-        shutil.copytree(
-            registry.fetch(release).path,
-            task.output / "bundle",
-            ignore=lambda directory, names: [n for n in names if n == REPORT],  # noqa: ARG005
-        )
+        copy_release(registry, release, to=task.output)
     return ChampionManifest(
         **task.stamp,
         name=publish.name,
         version=release.version if release else None,
         bundle_id=release.bundle_id if release else None,
         champion_date=release.logical_date if release else None,
+    )
+
+
+def copy_release(registry: Registry, release: Release, *, to: Path) -> None:
+    """Write the payload of the champion artifact: the bundle of a release."""
+    # The report is for people and differs from run to run; this artifact must not.
+    shutil.copytree(
+        registry.fetch(release).path,
+        to / "bundle",
+        ignore=lambda directory, names: [n for n in names if n == REPORT],  # noqa: ARG005
     )

@@ -7,8 +7,17 @@ import shutil
 from pathlib import Path
 
 from components.adapters.registry import Registry
-from components.adapters.releases import CHAMPION, PREVIOUS, Promotion, Release
+from components.adapters.releases import (
+    CHAMPION,
+    PREVIOUS,
+    REVISION_TAG,
+    SPLITS_TAG,
+    Promotion,
+    Release,
+)
+from components.revision import revision
 from components.runner import Task
+from components.store import MANIFEST_NAME
 from perscen.config import PublishConfig
 from perscen.data.splits import Splits
 from perscen.errors import ArtifactError, ReleaseRefused
@@ -34,11 +43,13 @@ def run(task: Task, *, publish: PublishConfig) -> ReleaseManifest:
     registry.check_champion(task.logical_date, verdict.champion_bundle_id)
     # Inside the scratch directory, so that a killed run leaves no copy behind.
     bundle = _write(task, publish, directory=task.output / "bundle")
-    release = registry.find(bundle.manifest.bundle_id) or registry.register(bundle)
+    release = registry.find(bundle.manifest.bundle_id)
+    release = release or registry.register(bundle, origin=_origin(task))
     registry.verify(release)
     promotion = registry.promote(release, expected_bundle_id=verdict.champion_bundle_id)
     shutil.rmtree(bundle.path)
     _write_release(task.output / "release.json", registry, release, promotion)
+    task.notes.update(version=release.version, bundle_id=release.bundle_id, released=True)
     return ReleaseManifest(
         **task.stamp,
         bundle_id=release.bundle_id,
@@ -94,7 +105,19 @@ def _write(task: Task, publish: PublishConfig, *, directory: Path) -> Bundle:
             inputs["report"].path / inputs["report"].manifest.page,
             inputs["verdict"].path / VERDICT_NAME,
         ),
+        # A page for people is no part of what a release is.
+        manifests={n: a.path / MANIFEST_NAME for n, a in inputs.items() if n != "report"},
     )
+
+
+def _origin(task: Task) -> dict[str, str]:
+    """Return where what the release was made with is to be found, as far as that is known."""
+    try:
+        record = json.loads((task.inputs["splits"].path / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        record = {}  # DVC keeps no run.json: there, the hash stands in dvc.lock
+    known = {SPLITS_TAG: record.get("dvc"), REVISION_TAG: revision()}
+    return {tag: value for tag, value in known.items() if value}
 
 
 def _write_release(path: Path, registry: Registry, release: Release, promotion: Promotion) -> None:

@@ -7,6 +7,7 @@
     pairs/<fingerprint>/indexes/   per scenario: <scenario>.faiss, .items.parquet, .json
     pairs/<fingerprint>/users/     features and histories up to the logical date, when shipped
     pairs/<fingerprint>/probes.parquet
+    manifests/<artifact>.json      of the artifacts it comes from: what to make it again with
     report/                        for people; outside the bundle id, and may be left out of a copy
 """
 
@@ -33,6 +34,7 @@ from perscen.retrieval.served import ServedUsers
 
 BUNDLE_NAME: Final = "bundle.json"
 REPORT: Final = "report"
+MANIFESTS: Final = "manifests"
 _MODEL_FILES: Final = (
     "model.json",
     "scalers.json",
@@ -149,6 +151,7 @@ def write_bundle(
     num_probes: int,
     include_users: bool,
     report: Sequence[Path] = (),
+    manifests: Mapping[str, Path] | None = None,
 ) -> Bundle:
     """Write a bundle into an empty directory, its manifest last.
 
@@ -162,6 +165,7 @@ def write_bundle(
         num_probes: Canary users per scenario.
         include_users: Whether user features and histories are shipped.
         report: Files for people; they do not change the bundle id.
+        manifests: Manifests of the artifacts it comes from, by name.
 
     Raises:
         ArtifactError: Model and indexes are of different spaces.
@@ -182,6 +186,9 @@ def write_bundle(
         fingerprint=fingerprint,
     )
     Probes.ask(pair, users, num_users=num_probes).save(pair_directory / "probes.parquet")
+    for name, path in (manifests or {}).items():
+        (directory / MANIFESTS).mkdir(exist_ok=True)
+        shutil.copyfile(path, directory / MANIFESTS / f"{name}.json")
     for path in report:
         _copy(path.parent, [path.name], to=directory / REPORT)
     if report:

@@ -264,8 +264,8 @@ def test_a_stored_copy_that_went_bad_is_never_promoted(world, tomorrow, registry
     released(world)
     real = Registry.register
 
-    def spoils(self, bundle):
-        release = real(self, bundle)
+    def spoils(self, bundle, **tags):
+        release = real(self, bundle, **tags)
         stored = Path(urlsplit(release.source).path)
         weights = next(stored.rglob("weights.safetensors"))
         content = bytearray(weights.read_bytes())
