@@ -42,7 +42,15 @@ class Tracker:
         self._tracking_uri = tracking_uri or mlflow.get_tracking_uri()
         self._client: MlflowClient | None = None
         self._run_id = ""
+        self._experiment_id = ""
         self._unsent: list[Metric] = []
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """Where MLflow keeps the run; empty when its server was not reached."""
+        if not self._run_id:
+            return {}
+        return {"mlflow_experiment_id": self._experiment_id, "mlflow_run_id": self._run_id}
 
     def step_done(self, *, epoch: int, step: int, num_steps: int) -> None:
         """Take no note of single steps."""
@@ -68,8 +76,8 @@ class Tracker:
     def _start(self, tags: Mapping[str, str], settings: Mapping[str, Any]) -> None:
         client = MlflowClient(self._tracking_uri)
         found = client.get_experiment_by_name(EXPERIMENT)
-        experiment_id = found.experiment_id if found else client.create_experiment(EXPERIMENT)
-        self._run_id = client.create_run(experiment_id, tags=dict(tags)).info.run_id
+        self._experiment_id = found.experiment_id if found else client.create_experiment(EXPERIMENT)
+        self._run_id = client.create_run(self._experiment_id, tags=dict(tags)).info.run_id
         self._client = client
         params = [Param(name, str(value)) for name, value in flatten(settings)]
         for first in range(0, len(params), _AT_ONCE):

@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,14 @@ from perscen.manifests import ChampionManifest, ModelManifest
 from perscen.models.config import ModelConfig
 from perscen.models.families import load_model, make_model
 from perscen.models.fingerprint import space_fingerprint
+from perscen.models.ranks import rank
 from perscen.models.two_tower import TwoTower
 from perscen.models.warm_start import warm_start_from
 from perscen.retrieval.bundle import open_bundle
 from perscen.seeding import seed_torch
 from perscen.training.checkpoint import Checkpoint
-from perscen.training.loop import Trained
+from perscen.training.distributed import process_group
+from perscen.training.loop import Trained, Watcher
 from perscen.training.loop import train as fit
 
 logger = logging.getLogger(__name__)
@@ -38,28 +40,47 @@ logger = logging.getLogger(__name__)
 def run(task: Task, *, model: ModelConfig, train: TrainConfig) -> ModelManifest:
     """Train the towers, going on from a checkpoint when an earlier attempt left one.
 
+    Under torchrun the processes share the work; all return the same, and rank 0 alone keeps a
+    checkpoint, tracks and shows progress.
+
     Raises:
-        ConfigError: A setting does not fit the data.
+        ConfigError: A setting does not fit the data, or there are more processes than GPUs.
         TrainingDiverged: The loss is not finite.
         Preempted: SIGTERM came; a checkpoint was written.
+        ServiceUnavailable: Another process of the training is gone.
     """
+    with process_group(train.device):
+        return _train(task, model, train)
+
+
+def _train(task: Task, model: ModelConfig, train: TrainConfig) -> ModelManifest:
     splits = Splits.open(task.inputs["splits"].path)
     towers = _start(task, splits, model, train)
     checkpoint = Checkpoint(
         task.state, fingerprint=_fingerprint(task, train), every_s=train.checkpoint_every_s
     )
     settings = {"model": model.model_dump(mode="json"), "train": train.model_dump(mode="json")}
-    with (
-        _stop_on_sigterm() as stop,
-        epoch_bars() as bars,
-        tracking(tags=_tags(task), settings=settings, monitor_k=train.monitor_k) as tracker,
-    ):
-        trained = fit(
-            towers, splits, train, checkpoint=checkpoint, stop=stop, watchers=[tracker, *bars]
-        )
+    with _stop_on_sigterm() as stop, _watchers(task, settings, train) as watchers:
+        trained = fit(towers, splits, train, checkpoint=checkpoint, stop=stop, watchers=watchers)
+    task.notes["best_epoch"] = trained.best.epoch
     manifest = _write(task, towers, trained, settings=settings, splits=splits)
     checkpoint.remove()
     return manifest
+
+
+@contextmanager
+def _watchers(
+    task: Task, settings: dict[str, Any], train: TrainConfig
+) -> Iterator[Sequence[Watcher]]:
+    if rank() != 0:
+        yield ()
+        return
+    with (
+        epoch_bars() as bars,
+        tracking(tags=_tags(task), settings=settings, monitor_k=train.monitor_k) as tracker,
+    ):
+        task.notes.update(tracker.ids)
+        yield (tracker, *bars)
 
 
 def _start(task: Task, splits: Splits, model: ModelConfig, train: TrainConfig) -> TwoTower:
