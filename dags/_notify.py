@@ -62,16 +62,16 @@ class VerdictWebhook(BaseNotifier):
     def message(self, context: Context) -> dict[str, Any]:
         """Return what is posted; ``text`` alone is enough for a chat."""
         ti, day = context["ti"], context.get("ds", "")
-        report = report_address(day, self.deployment)
         lines = [f"{ti.dag_id} {day}: {ti.task_id} {self.outcome}".replace(" :", ":")]
-        if self.outcome == "failed" and (reason := context.get("exception")):
-            lines.append(str(reason))
-        if self.outcome == "refused":
+        report = None
+        if self.outcome == "failed":
+            lines += [str(context.get("exception") or "it gave no reason"), f"Log: {ti.log_url}"]
+        else:
+            report = report_address(day, self.deployment)
+            table = _verdict_table(context)
             lines.append("The champion stays in place.")
-            if table := _verdict_table(context):
-                lines.append(f"```\n{table}\n```")
-            if report:
-                lines.append(f"Report: {report}")
+            lines += [f"```\n{table}\n```"] if table else []
+            lines += [f"Report: {report}"] if report else []
         return {
             "dag": ti.dag_id,
             "logical_date": day or None,
