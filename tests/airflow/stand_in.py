@@ -39,7 +39,7 @@ say("info", "step started", airflow=sorted(k for k in os.environ if "AIRFLOW" in
 for line in told.get("lines", []):
     say(**line) if isinstance(line, dict) else print(line, flush=True)
 if "checkpoint_s" in told and attempt == 0:
-    time.sleep(60)
+    time.sleep(300)
 codes = told.get("codes", [0])
 code = codes[min(attempt, len(codes) - 1)]
 if code == 0:

@@ -1,4 +1,4 @@
-"""The operator that runs a step as a process: what it says, what it passes on, how it is stopped."""
+"""The operator that runs a step as a process: what it says, passes on, and how it is stopped."""
 
 from __future__ import annotations
 
@@ -114,42 +114,38 @@ def test_a_step_sees_nothing_of_airflows_own_settings(printed):
     assert "a-secret-of-airflow" not in printed
 
 
-def test_a_worker_told_to_stop_passes_it_on_and_the_preempted_step_is_tried_again(home):
-    with attempting(home, "hasty") as worker:
-        wait_for(home, "hasty started")
-        worker.send_signal(signal.SIGTERM)
-        ended = told(worker.communicate(timeout=60)[0])["hasty"]
+@pytest.fixture(scope="module")
+def stopped(home) -> dict[str, Any]:
+    """How two attempts ended whose worker was told to stop; the second step does not listen."""
+    with attempting(home, "hasty", "slow", grace_s=1) as worker:
+        for step in ("hasty", "slow"):
+            wait_for(home, f"{step} started")
+            worker.send_signal(signal.SIGTERM)
+        return told(worker.communicate(timeout=60)[0])
+
+
+def test_a_worker_told_to_stop_passes_it_on_and_the_preempted_step_is_tried_again(home, stopped):
     assert "hasty stopped" in diary(home)
-    assert ended["raised"] == "AirflowException"
-    assert "exit code 75" in ended["message"]
+    assert stopped["hasty"]["raised"] == "AirflowException"
+    assert "exit code 75" in stopped["hasty"]["message"]
 
 
-def test_a_step_that_does_not_stop_in_its_grace_is_killed_and_tried_again(home):
-    with attempting(home, "slow", grace_s=1) as worker:
-        wait_for(home, "slow started")
-        worker.send_signal(signal.SIGTERM)
-        ended = told(worker.communicate(timeout=30)[0])["slow"]
+def test_a_step_that_does_not_stop_in_its_grace_is_killed_and_tried_again(home, stopped):
     assert "slow stopped" not in diary(home)
-    assert ended["raised"] == "AirflowException"
-    assert "SIGKILL" in ended["message"]
+    assert stopped["slow"]["raised"] == "AirflowException"
+    assert "SIGKILL" in stopped["slow"]["message"]
 
 
-def test_a_killed_workers_step_writes_its_checkpoint_before_the_next_attempt_starts(home):
-    with attempting(home, "orphan") as worker:
+def test_no_two_attempts_run_at_once_even_when_the_worker_of_the_first_is_killed(home):
+    with attempting(home, "orphan") as first:
         wait_for(home, "orphan started")
-        worker.kill()
-    with attempting(home, "orphan") as worker:
-        assert "result" in told(worker.communicate(timeout=120)[0])["orphan"]
+        with attempting(home, "orphan", "orphan", grace_s=5) as second:
+            assert second.stdout is not None
+            waited = next(line for line in second.stdout if line.startswith('{"'))
+            ended = told(waited)["orphan"]
+            assert ended["raised"] == "AirflowException"
+            assert "an earlier attempt of orphan has not ended after 5 s" in ended["message"]
+            first.kill()  # its step is told to stop, and takes 2 s for its checkpoint
+            assert "result" in told(second.communicate(timeout=60)[0])["orphan"]
     mine = [line for line in diary(home) if line.startswith("orphan")]
     assert mine == ["orphan started", "orphan stopped", "orphan started", "orphan ended"]
-
-
-def test_an_attempt_waits_no_longer_than_the_grace_for_an_earlier_one(tmp_path):
-    home = stand_in(tmp_path, {"stuck": {"checkpoint_s": 60}})
-    with attempting(home, "stuck"):
-        wait_for(home, "stuck started")
-        with attempting(home, "stuck", grace_s=1) as second:
-            ended = told(second.communicate(timeout=60)[0])["stuck"]
-        assert ended["raised"] == "AirflowException"
-        assert "an earlier attempt of stuck has not ended after 1 s" in ended["message"]
-        assert diary(home) == ["stuck started"]
