@@ -11,14 +11,16 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final
-from uuid import uuid4
+from types import FrameType
+from typing import Any, Final, NoReturn
 
 import click
 
 from components import logs
-from components.exit_codes import OUR_BUG, exit_code
+from components.exit_codes import OUR_BUG, TERMINATED, exit_code
 from components.pipeline import PIPELINE, Step
+from components.places import Place, is_address
+from components.surroundings import Surroundings
 from perscen.errors import PerscenError, StorageFull
 from perscen.staging import is_full
 
@@ -52,6 +54,22 @@ _MODULES: Final = {
     "summary": ("components.summary_command:summary", "Say how the last run ended."),
 }
 """Where each command for people lives; a module loads only when its command is called."""
+
+
+class _PlaceType(click.Path):
+    """A path, or an address in an object store as it is written."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Place:
+        if isinstance(value, str) and is_address(value):
+            return value
+        path: Path = super().convert(value, param, ctx)  # type: ignore[assignment]
+        return path
+
+
+class _Terminated(BaseException):
+    """SIGTERM came: an exception of no kind that anybody catches, so that all is tidied up."""
 
 
 class _Commands(click.Group):
@@ -106,16 +124,16 @@ def program(ctx: click.Context, log_format: logs.Format) -> None:
 
     Completion for your shell: eval "$(_PERSCEN_COMPLETE=bash_source perscen)"
     """  # noqa: D301 (click reads the backspace: keep these lines as they are)
-    ctx.obj = uuid4().hex
+    ctx.obj = Surroundings.of(os.environ)
     command = ctx.invoked_subcommand or ""
     # A step tells what it does; a command for people answers, and only troubles interrupt it.
     level = logging.WARNING if command in _MODULES else logging.INFO
-    logs.configure(run_id=ctx.obj, step=command, style=log_format, level=level)
+    logs.configure(run_id=ctx.obj.run_id, step=command, style=log_format, level=level)
 
 
 def _step_command(step: Step) -> click.Command:
     """Return the command that runs one step: its inputs, its output, and nothing else."""
-    pair = (str, click.Path(path_type=Path))
+    pair = (str, _PlaceType(path_type=Path))
     inputs = " ".join(f"--in {name} PATH" for name in step.inputs)
     epilog = (
         f"Example: python -m components {step.name} --config params.yaml --logical-date 2022-05-05 "
@@ -124,11 +142,11 @@ def _step_command(step: Step) -> click.Command:
 
     @click.pass_obj
     def run(
-        run_id: str,
+        surroundings: Surroundings,
         config: Path,
         logical_date: datetime,
-        inputs: tuple[tuple[str, Path], ...],
-        output: tuple[str, Path],
+        inputs: tuple[tuple[str, Place], ...],
+        output: tuple[str, Place],
     ) -> None:
         from components.runner import run_step  # heavy: only when a step really runs
 
@@ -139,7 +157,7 @@ def _step_command(step: Step) -> click.Command:
             logical_date=logical_date.date(),
             inputs=dict(inputs),
             output=output[1],
-            run_id=run_id,
+            surroundings=surroundings,
         )
 
     options: list[click.Parameter] = [
@@ -180,9 +198,19 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
     code = _run(argv)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to change what happened
-    sys.exit(code)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # too late to change what happened
+    if code == TERMINATED:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)  # ended by it, as whoever sent it expects
+    sys.exit(code)  # the first process of a container is not ended by its own signal
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 (a handler's)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nor is the tidying up to be cut short
+    raise _Terminated
 
 
 def _run(argv: list[str] | None) -> int:
@@ -196,6 +224,9 @@ def _run(argv: list[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         logger.warning("interrupted; nothing half-written was kept")
         return exit_code(KeyboardInterrupt())
+    except _Terminated:
+        logger.warning("terminated; nothing half-written was kept")
+        return TERMINATED
     except PerscenError as exc:
         return _explain(exc)
     except Exception as exc:

@@ -18,6 +18,8 @@ EXIT_CODES: Final[dict[type[errors.PerscenError], int]] = {
     errors.ServiceUnavailable: TEMPORARY,
 }
 INTERRUPTED: Final = 130
+TERMINATED: Final = 128 + 15
+"""Told to stop, with nothing to go on from: what a shell shows of a process SIGTERM has ended."""
 OUR_BUG: Final = 1
 
 

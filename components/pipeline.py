@@ -41,6 +41,8 @@ class Step:
     """Whether the step profits from a GPU."""
     versioned: bool = False
     """Whether an orchestrated run commits the output to DVC and pushes it."""
+    resumable: bool = False
+    """Whether an attempt that is told to stop leaves a checkpoint for the next one."""
 
     @property
     def watched(self) -> tuple[str, ...]:
@@ -148,6 +150,7 @@ PIPELINE: Final = Pipeline(
                 "perscen/retrieval/exact.py",
             ),
             accelerated=True,
+            resumable=True,
         ),
         Step(
             name="index",

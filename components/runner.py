@@ -5,21 +5,26 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
-from uuid import uuid4
 
+from components.lock import alone
 from components.pipeline import PIPELINE, Step
+from components.places import Place, at_hand, fetch_artifact, fetch_raw_log, is_address, sent
 from components.store import Artifact, open_artifact, open_raw_log, staged, write_manifest
+from components.surroundings import Surroundings
 from perscen.config import Config, read_config
 from perscen.errors import ConfigError
 from perscen.manifests import AnyManifest
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
+_STATE: Final = ".state"
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,13 @@ class Task:
     run_id: str
     state: Path
     """Where the step may keep what must survive its death (checkpoints); outlives a failed run."""
+    aftermath: Path
+    """Where a step that fails leaves what shows people why: always beside the output."""
     stamp: Mapping[str, Any]
     """The fields every manifest shares: pass them on as ``SomeManifest(**task.stamp, ...)``."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What a scheduler or a person may want to know of this run of the step, and no artifact
-    depends on: kept in ``run.json``, outside the digest."""
+    depends on: small facts, kept in ``run.json`` outside the digest, and told in the result."""
 
 
 def run_step(
@@ -44,17 +51,19 @@ def run_step(
     *,
     config: Path,
     logical_date: date,
-    inputs: Mapping[str, Path],
-    output: Path,
-    run_id: str | None = None,
+    inputs: Mapping[str, Place],
+    output: Place,
+    surroundings: Surroundings | None = None,
 ) -> AnyManifest:
     """Run one step and return its sealed manifest.
 
     A step module in ``components.steps`` has ``run(task, *, <its sections>) -> Manifest``: it
-    writes its payload into ``task.output`` and returns the unsealed manifest.
+    writes its payload into ``task.output`` and returns the unsealed manifest. For places in an
+    object store it works on copies, and the output is sent there at the end.
 
     Raises:
-        PerscenError: Any of the tree; ``output`` is then as it was before.
+        PerscenError: Any of the tree; ``output`` is then as it was before. In an object store it is
+            then as before or, after a failed upload, does not exist.
     """
     step = PIPELINE[name]
     settings = read_config(config)
@@ -63,29 +72,82 @@ def run_step(
             f"{name} needs --in {', '.join(missing)}",
             hint=f"see `python -m components {name} --help`",
         )
-    artifacts = {key: _open(key, inputs[key]) for key in step.inputs}
-    sections = {section: getattr(settings, section) for section in step.sections}
-    run_id = run_id or uuid4().hex
+    around = surroundings or Surroundings()
+    if around.result is not None:
+        around.result.unlink(missing_ok=True)  # an earlier attempt's
     started = time.monotonic()
-    module = importlib.import_module(f"components.steps.{name}")
-    with staged(output) as scratch:
-        task = Task(
-            inputs=artifacts,
-            output=scratch,
-            logical_date=logical_date,
-            run_id=run_id,
-            state=output.with_name(f"{output.name}.state"),
-            stamp=_stamp(step, settings, logical_date, artifacts),
-        )
-        manifest: AnyManifest = write_manifest(scratch, module.run(task, **sections))
-        seconds = time.monotonic() - started
-        _write_run_record(scratch, run_id=run_id, seconds=seconds, notes=task.notes)
+    places = {**{key: inputs[key] for key in step.inputs}, step.output: output}
+    with at_hand(places, scratch=around.scratch) as here:
+        for key in filter(lambda key: is_address(places[key]), step.inputs):
+            _fetch(key, str(places[key]), here[key], day=logical_date, settings=settings)
+        artifacts = {key: _open(key, here[key]) for key in step.inputs}
+        module = importlib.import_module(f"components.steps.{name}")
+        local = here[step.output]
+        aftermath = local.with_name(local.name + _STATE)
+        state = around.state / str(logical_date) / aftermath.name if around.state else aftermath
+        with _kept(step, local, output, around=around, state=state) as scratch:
+            task = Task(
+                inputs=artifacts,
+                output=scratch,
+                logical_date=logical_date,
+                run_id=around.run_id,
+                state=state,
+                aftermath=aftermath,
+                stamp=_stamp(step, settings, logical_date, artifacts),
+            )
+            sections = {section: getattr(settings, section) for section in step.sections}
+            manifest: AnyManifest = write_manifest(scratch, module.run(task, **sections))
+            if step.versioned and around.dvc_remote and not around.rank:
+                # Before the output takes its place: where there are splits, they are committed.
+                task.notes["dvc"] = _commit(task, remote=around.dvc_remote)
+            run = {"run_id": around.run_id, "duration_s": round(time.monotonic() - started, 3)}
+            _write_run_record(scratch, {**run, **task.notes})
+    if around.result is not None and not around.rank:
+        made = {"step": name, "artifact": step.output, "place": str(output)}
+        about = {"digest": manifest.digest, "logical_date": logical_date.isoformat()}
+        _tell(around.result, {**made, **about, **run, **task.notes})
     return manifest
+
+
+def _fetch(name: str, address: str, to: Path, *, day: date, settings: Config) -> None:
+    if name == "raw_log":
+        fetch_raw_log(address, to, logical_date=day, window_days=settings.data.window_days)
+    else:
+        fetch_artifact(address, to)
 
 
 def _open(name: str, path: Path) -> Artifact[Any]:
     # An artifact's name in the graph is its kind; raw logs alone are not made by a step.
     return open_raw_log(path) if name == "raw_log" else open_artifact(path, kind=name)
+
+
+@contextmanager
+def _kept(
+    step: Step, local: Path, place: Place, *, around: Surroundings, state: Path
+) -> Iterator[Path]:
+    """Give the scratch directory of an output that takes its place, here or in a store, whole."""
+    if around.rank:
+        # Processes that share a step all make the same; what the first one makes is kept.
+        with tempfile.TemporaryDirectory(prefix="perscen-", dir=around.scratch) as folder:
+            yield Path(folder)
+        return
+    away = is_address(place)
+    # A store has no locks: there, attempts meet where their checkpoints lie.
+    desk = state.with_name(local.name) if away else local
+    resumes = step.resumable and around.state is None
+    with alone(desk, run_id=around.run_id):
+        if not away:
+            with staged(local) as scratch:
+                yield scratch
+            return
+        with sent(local, str(place), aftermath=_STATE, resumes=resumes), staged(local) as scratch:
+            yield scratch
+
+
+def _commit(task: Task, *, remote: str) -> str:
+    from components.adapters import versioning  # DVC: only where something is versioned
+
+    return versioning.commit(task.output, logical_date=task.logical_date, remote=remote)
 
 
 def _stamp(
@@ -119,13 +181,24 @@ def code_version(step: Step) -> str:
     return sha.hexdigest()
 
 
-def _write_run_record(
-    directory: Path, *, run_id: str, seconds: float, notes: Mapping[str, Any]
-) -> None:
-    record = {
-        "run_id": run_id,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "duration_s": round(seconds, 3),
-        **notes,
-    }
+def _write_run_record(directory: Path, told: Mapping[str, Any]) -> None:
+    record = {"created_at": datetime.now(UTC).isoformat(timespec="seconds"), **told}
     (directory / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _tell(path: Path, result: Mapping[str, Any]) -> None:
+    """Write the result where the scheduler looks for it, whole or not at all.
+
+    Raises:
+        ConfigError: It cannot be written there.
+    """
+    scratch = path.with_name(f".{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps(result) + "\n", encoding="utf-8")
+        scratch.replace(path)
+    except OSError as exc:
+        raise ConfigError(
+            f"the result cannot be written to {path}: {exc.strerror}",
+            hint="set PERSCEN_RESULT to a file in a directory that can be written",
+        ) from exc

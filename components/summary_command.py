@@ -10,15 +10,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from components.verdict_table import verdict_table
 from perscen.errors import ArtifactError
-from perscen.evaluation.verdict import Decision, Outcome, Verdict, read_verdict
-
-_COLOURS: Final = {
-    Outcome.PASS: "green",
-    Outcome.WATCH: "yellow",
-    Outcome.INSUFFICIENT: "yellow",
-    Outcome.FAIL: "red",
-}
+from perscen.evaluation.verdict import Decision, Verdict, read_verdict
 
 _WIDTH: Final = 110
 
@@ -41,35 +35,13 @@ def summary(artifacts: Path, k: int) -> None:
     if not console.is_terminal:
         console.width = _WIDTH  # what a pipe or a file has room for, not rich's 80
     verdict = read_verdict(artifacts / "verdict")
-    console.print(_verdict_table(verdict))
+    console.print(verdict_table(verdict))
     console.print(verdict.summary)
     if verdict.decision is Decision.PROMOTE:
         _show_release(console, artifacts / "release" / "release.json", verdict, k=k)
     page = (artifacts / "report" / "index.html").resolve()
     if page.exists():
         console.print(f"\nReport: {page.as_uri()}", soft_wrap=True)
-
-
-def _verdict_table(verdict: Verdict) -> Table:
-    against = verdict.scenarios[0].compared_with.replace("_", " ") if verdict.scenarios else ""
-    table = Table(
-        title=f"Verdict for {verdict.logical_date}: {verdict.decision.value}", title_justify="left"
-    )
-    table.add_column("scenario")
-    for name in ("users", f"recall@{verdict.k}", "popularity", f"Δ to {against}", "margin"):
-        table.add_column(name, justify="right")
-    table.add_column("outcome")
-    for row in verdict.scenarios:
-        table.add_row(
-            row.scenario,
-            f"{row.num_users:,}",
-            _percent(row.candidate_recall),
-            _percent(row.popularity_recall),
-            _interval(row.difference, row.low, row.high),
-            _percent(row.margin),
-            f"[{_COLOURS[row.outcome]}]{row.outcome.value}[/] {row.policy or ''}",
-        )
-    return table
 
 
 def _show_release(console: Console, record: Path, verdict: Verdict, *, k: int) -> None:
@@ -94,13 +66,3 @@ def _show_release(console: Console, record: Path, verdict: Verdict, *, k: int) -
     for rank, row in enumerate(zip(*lists, strict=True), start=1):
         table.add_row(str(rank), *(f"{item}  {score:.3f}" for item, score in row))
     console.print(table)
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.2%}"
-
-
-def _interval(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None or low is None or high is None:
-        return "–"
-    return f"{100 * value:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.contract import TableContract
-from perscen.errors import ArtifactError, ContractBreach
+from perscen.errors import ArtifactError, ConfigError, ContractBreach
 from perscen.manifests import RawLogManifest
 
 NO_DATE: Final = "__HIVE_DEFAULT_PARTITION__"
@@ -37,6 +37,33 @@ class RawFiles:
         names = {path.name for path in self.directory.glob(f"{_PREFIX}*") if path.is_dir()}
         names |= {name.split("/")[0] for name in self.manifest.files if name.startswith(_PREFIX)}
         return sorted(_day(name) for name in names if name != _PREFIX + NO_DATE)
+
+    def window(self, logical_date: date, window_days: int) -> list[date]:
+        """Return the days that a run of the logical date reads, ascending; it is the last of them.
+
+        Raises:
+            ConfigError: The logical date lies outside the log's days.
+            ArtifactError: The log has no partition for it, or none at all.
+        """
+        days = self.days()
+        if not days:
+            raise ArtifactError(
+                "the raw log has no day at all", hint="import a log with `perscen data`"
+            )
+        if not days[0] <= logical_date <= days[-1]:
+            raise ConfigError(
+                f"run.logical_date {logical_date} lies outside the log, whose days are {days[0]} "
+                f"to {days[-1]}",
+                hint="give a --logical-date that the log has",
+            )
+        if logical_date not in days:
+            raise ArtifactError(
+                f"the log has no partition for {logical_date}, though it has days from {days[0]} "
+                f"to {days[-1]}",
+                hint="wait for the day's delivery, or run for another day",
+            )
+        first = logical_date - timedelta(days=window_days - 1)
+        return [day for day in days if first <= day <= logical_date]
 
     def read_day(self, day: date | None, contract: TableContract) -> pa.Table:
         """Return a day's rows as text, in the order of its files.

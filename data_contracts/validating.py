@@ -29,7 +29,7 @@ from data_contracts.parsing import Numbers, Surroundings, interactions_of, typed
 from data_contracts.raw_files import RawFiles
 from data_contracts.reporting import report_of
 from data_contracts.suites import SecondOpinion
-from perscen.errors import ArtifactError, ConfigError
+from perscen.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def validate_log(
         ContractBreach: A file does not have the contract's columns.
     """
     contracts = Contracts.of(raw)
-    window = _window(raw.days(), logical_date, window_days)
+    window = raw.window(logical_date, window_days)
     found = Validation(logical_date, missing_days=_gaps(window))
     door = _Door(raw, contracts, output, found, SecondOpinion(output / DATA_DOCS), utc_offset_hours)
     door.check_table("users", contracts.users.table)
@@ -225,27 +225,6 @@ class _Door:
                 "within_contract": not reasons,
             },
         )
-
-
-def _window(days: Sequence[date], logical_date: date, window_days: int) -> list[date]:
-    if not days:
-        raise ArtifactError(
-            "the raw log has no day at all", hint="import a log with `perscen data`"
-        )
-    if not days[0] <= logical_date <= days[-1]:
-        raise ConfigError(
-            f"run.logical_date {logical_date} lies outside the log, whose days are {days[0]} to "
-            f"{days[-1]}",
-            hint="give a --logical-date that the log has",
-        )
-    if logical_date not in days:
-        raise ArtifactError(
-            f"the log has no partition for {logical_date}, though it has days from {days[0]} to "
-            f"{days[-1]}",
-            hint="wait for the day's delivery, or run for another day",
-        )
-    first = logical_date - timedelta(days=window_days - 1)
-    return [day for day in days if first <= day <= logical_date]
 
 
 def _gaps(window: Sequence[date]) -> list[date]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from components.runner import Task
+from components.verdict_table import plain_table
 from perscen.config import GateConfig
 from perscen.evaluation.evidence import read_evidence
 from perscen.evaluation.judge import judge
@@ -34,6 +35,7 @@ def run(task: Task, *, gate: GateConfig) -> VerdictManifest:
     )
     verdict = judge(evidence, gate)
     write_verdict(verdict, task.output)
+    task.notes.update(decision=verdict.decision.value, table=plain_table(verdict))
     logger.info("verdict", extra={"decision": verdict.decision.value, "why": verdict.summary})
     return VerdictManifest(
         **task.stamp,

@@ -17,4 +17,5 @@ def run(task: Task) -> ReportManifest:
     manifest = ReportManifest(**task.stamp)
     page = page_of(task.inputs, logical_date=task.logical_date)
     (task.output / manifest.page).write_text(render(page), encoding="utf-8")
+    task.notes["page"] = manifest.page
     return manifest

@@ -28,11 +28,11 @@ def run(task: Task, *, data: DataConfig) -> CleanLogManifest:
 
     Raises:
         ContractBreach: The newest day, a feature table or every older day is beyond tolerance; only
-            the report and the Data Docs are kept, in ``task.state``.
+            the report and the Data Docs are kept, in ``task.aftermath``.
         ConfigError: The logical date lies outside the log.
         ArtifactError: A raw file is missing, changed or unreadable.
     """
-    _forget_last_breach(task.state)
+    _forget_last_breach(task.aftermath)
     raw_log = task.inputs["raw_log"]
     raw = RawFiles(raw_log.path, raw_log.manifest)
     found = validate_log(
@@ -54,6 +54,7 @@ def run(task: Task, *, data: DataConfig) -> CleanLogManifest:
 
 def _manifest(found: Validation, task: Task, *, source: str) -> CleanLogManifest:
     rows = found.report["rows"]
+    task.notes.update(rows=rows["good"], quarantined=rows["quarantined"])
     return CleanLogManifest(
         **task.stamp,
         source=source,
@@ -71,13 +72,14 @@ def _manifest(found: Validation, task: Task, *, source: str) -> CleanLogManifest
 
 def _breach(found: Validation, task: Task) -> ContractBreach:
     """Keep the report where it outlives the failed run, and say what broke."""
-    task.state.mkdir(parents=True, exist_ok=True)
-    _write_report(found.report, task.state)
-    shutil.copytree(task.output / DATA_DOCS, task.state / DATA_DOCS)
-    path = task.state / REPORT
+    task.aftermath.mkdir(parents=True, exist_ok=True)
+    _write_report(found.report, task.aftermath)
+    shutil.copytree(task.output / DATA_DOCS, task.aftermath / DATA_DOCS)
+    path = task.aftermath / REPORT
     return ContractBreach(
         "\n".join(found.reasons),
-        hint=f"see {path} and {task.state / DATA_DOCS / 'index.html'}; the champion stays in place",
+        hint=f"see {path} and {task.aftermath / DATA_DOCS / 'index.html'}; "
+        "the champion stays in place",
         report_path=path,
     )
 
@@ -87,11 +89,8 @@ def _write_report(report: dict[str, Any], folder: Path) -> None:
     (folder / REPORT).write_text(text + "\n", encoding="utf-8")
 
 
-def _forget_last_breach(state: Path) -> None:
-    (state / REPORT).unlink(missing_ok=True)
-    shutil.rmtree(state / DATA_DOCS, ignore_errors=True)
-    if state.is_dir() and not any(state.iterdir()):
-        state.rmdir()
+def _forget_last_breach(aftermath: Path) -> None:
+    shutil.rmtree(aftermath, ignore_errors=True)
 
 
 def _pass_on_truth(raw: RawFiles, output: Path) -> None:

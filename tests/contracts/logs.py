@@ -108,6 +108,7 @@ def task_for(raw: Path, output: Path, *, logical_date: date) -> Task:
         logical_date=logical_date,
         run_id="run",
         state=output.with_name(f"{output.name}.state"),
+        aftermath=output.with_name(f"{output.name}.state"),
         stamp=stamp,
     )
 

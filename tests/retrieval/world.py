@@ -57,6 +57,7 @@ class World:
             logical_date=self.day,
             run_id="run",
             state=self.root / "state",
+            aftermath=self.root / "state",
             stamp=stamp(self.day, parents),
         )
 

@@ -1,0 +1,149 @@
+"""Artifacts in an object store: fetched whole, sent with what makes them whole last.
+
+Any address that fsspec knows will do; S3 is what is tested. Endpoint and credentials come from the
+environment (``AWS_*``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import fsspec  # type: ignore[import-untyped]
+from botocore import exceptions as boto  # type: ignore[import-untyped]
+
+from perscen.errors import ArtifactError, ConfigError, ServiceUnavailable
+from perscen.staging import is_full, storage_full
+
+logger = logging.getLogger(__name__)
+
+_CREDENTIALS: Final = (
+    boto.CredentialRetrievalError,
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.ProfileNotFound,
+    PermissionError,
+)
+_NO_ADDRESS: Final = (boto.ParamValidationError, ImportError, ValueError)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A directory in an object store: the objects whose names begin with its address."""
+
+    address: str
+
+    def names(self) -> list[str]:
+        """Return the names of its objects below the address, sorted; none when it does not exist.
+
+        Raises:
+            ConfigError: There is no such bucket or kind of store, or it refuses us.
+            ServiceUnavailable: It does not answer.
+            ArtifactError: A name would lead out of the directory.
+        """
+        with self._talking("list"):
+            fs, root = self._open()
+            try:
+                paths = fs.find(root)
+            except FileNotFoundError:
+                self._check_bucket(fs, root)
+                return []
+        # A console marks an empty "folder" by an object whose name ends with a slash.
+        names = sorted(path.removeprefix(root).lstrip("/") for path in paths if path[-1] != "/")
+        if outside := [name for name in names if ".." in name.split("/")]:
+            raise ArtifactError(
+                f"{self.address} names files outside of itself: {outside[0]}",
+                hint="nothing was fetched; whoever wrote there is not one of ours",
+            )
+        return [name for name in names if name]
+
+    def fetch(self, names: Sequence[str], to: Path) -> None:
+        """Copy objects into a directory, which is made.
+
+        Raises:
+            ConfigError: The store refuses us.
+            ServiceUnavailable: It does not answer, or an object has vanished meanwhile.
+            StorageFull: There is no room for them.
+        """
+        to.mkdir(parents=True, exist_ok=True)
+        with self._talking("fetch", fills=to):
+            fs, root = self._open()
+            for name in names:
+                (to / name).parent.mkdir(parents=True, exist_ok=True)
+            fs.get([f"{root}/{name}" for name in names], [str(to / name) for name in names])
+        logger.info("fetched", extra={"address": self.address, "files": len(names)})
+
+    def replace_with(self, directory: Path, *, seal: str | None = None) -> None:
+        """Make the folder hold what a local directory holds; nothing, when there is none.
+
+        Args:
+            directory: What is sent.
+            seal: The file without which the folder is nothing: removed first and sent last, so that
+                a folder which has it is whole.
+
+        Raises:
+            ConfigError: There is no such bucket or kind of store, or it refuses us.
+            ServiceUnavailable: It does not answer.
+        """
+        files = {p.relative_to(directory).as_posix(): p for p in directory.rglob("*")}
+        files = {name: path for name, path in sorted(files.items()) if path.is_file()}
+        there = self.names()
+        with self._talking("send"):
+            fs, root = self._open()
+            _remove(fs, root, [name for name in there if name == seal])
+            _remove(fs, root, [name for name in there if name not in files and name != seal])
+            _send(fs, root, {name: path for name, path in files.items() if name != seal})
+            _send(fs, root, {name: path for name, path in files.items() if name == seal})
+        if files:
+            logger.info("sent", extra={"address": self.address, "files": len(files)})
+
+    def _open(self) -> tuple[Any, str]:
+        # Another process writes there too: what was listed once is not true for ever.
+        fs, root = fsspec.url_to_fs(self.address, use_listings_cache=False)
+        return fs, root.rstrip("/")
+
+    def _check_bucket(self, fs: Any, root: str) -> None:
+        bucket = root.lstrip("/").split("/")[0]
+        if "s3" in fs.protocol and not fs.exists(bucket):
+            raise ConfigError(
+                f"there is no bucket {bucket!r} for {self.address}",
+                hint="make the bucket, or check the address and AWS_ENDPOINT_URL",
+            )
+
+    @contextmanager
+    def _talking(self, action: str, *, fills: Path | None = None) -> Iterator[None]:
+        """Translate what stores, the network and the disk raise while doing ``action``."""
+        try:
+            yield
+        except _CREDENTIALS as exc:
+            raise ConfigError(
+                f"{self.address} refuses us ({action}): {exc}",
+                hint="give the process AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role that "
+                "may list, read, write and delete there",
+            ) from exc
+        except _NO_ADDRESS as exc:
+            raise ConfigError(
+                f"{self.address} is no address of a store we can reach: {exc}",
+                hint="write s3://bucket/path, or install fsspec's package for that kind of store",
+            ) from exc
+        except (boto.BotoCoreError, boto.ClientError, OSError) as exc:
+            if fills is not None and is_full(exc):
+                raise storage_full(exc, fills) from exc
+            raise ServiceUnavailable(
+                f"could not {action} {self.address}: {exc}",
+                hint="check that the store can be reached, and try again",
+            ) from exc
+
+
+def _remove(fs: Any, root: str, names: list[str]) -> None:
+    if names:
+        fs.rm([f"{root}/{name}" for name in names])
+
+
+def _send(fs: Any, root: str, files: dict[str, Path]) -> None:
+    if files:
+        fs.put([str(path) for path in files.values()], [f"{root}/{name}" for name in files])
