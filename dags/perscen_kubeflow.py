@@ -218,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         made = pipeline(read_deployment(arguments.deployment))
     except DeploymentError as exc:
         parser.error(str(exc))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(made, str(arguments.out))
 
 
