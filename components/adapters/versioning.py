@@ -42,8 +42,15 @@ _NO_CREDENTIALS: Final = (
     boto.PartialCredentialsError,
     boto.ProfileNotFound,
 )
-_WRONG: Final = (boto.ParamValidationError, DvcConfigError, ImportError, PermissionError)
-_BROKEN: Final = "run the day again: its splits are committed anew"
+_WRONG: Final = (
+    boto.ConfigNotFound,
+    boto.ConfigParseError,
+    boto.ParamValidationError,
+    DvcConfigError,
+    ImportError,  # a kind of address for which DVC wants a package more
+    PermissionError,
+)
+_AGAIN: Final = "run the day again: what the remote lacks is sent once more"
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,12 @@ def commit(path: Path, *, logical_date: date, remote: str) -> str:
         staging, meta, tree = build(store.odb, str(path), localfs, _HASH, ignore=_WithoutVolatile())
         assert isinstance(tree, Tree)
         files = {info.value: staging.get(info.value).path for _, _, info in tree}
-        lacking = sorted(set(files).difference(store.odb.oids_exist(list(files))))
-        store.odb.add([files[oid] for oid in lacking], localfs, lacking)
-        # The listing goes after what it lists: a commit that dies leaves nothing that looks whole.
-        store.odb.add(tree.path, tree.fs, tree.oid)
+        there = set(store.odb.oids_exist([*files, tree.oid]))
+        lacking = sorted(set(files) - there)
+        store.odb.add([files[oid] for oid in lacking], localfs, lacking, check_exists=False)
+        if tree.oid not in there:
+            # After what it lists: a commit that dies leaves nothing that looks whole.
+            store.odb.add(tree.path, tree.fs, tree.oid, check_exists=False)
         manifest = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8"))
         pointer = Pointer(
             logical_date, tree.oid, manifest["digest"], meta.size or 0, meta.nfiles or 0
@@ -104,23 +113,25 @@ def committed(remote: str) -> list[Pointer]:
 def fetch(dvc: str, *, remote: str, to: Path) -> None:
     """Copy the directory of a hash into ``to``, an empty scratch directory.
 
-    DVC's hash of the listing is checked here; whoever opens the artifact checks its files.
-
     Raises:
-        ArtifactError: The remote lacks a part of it, or its listing has changed.
+        ArtifactError: The remote lacks a part of it, or a part has changed.
         ConfigError: The remote cannot be one, or refuses us.
         ServiceUnavailable: It does not answer.
     """
     with _talking(f"fetch {dvc}", remote, fills=to):
         odb = _open(remote).odb
         try:
-            files = _listing(odb.fs.cat_file(odb.oid_to_path(dvc)), dvc=dvc, remote=remote)
-            sources = [odb.oid_to_path(oid) for oid in files.values()]
-            generic.copy(odb.fs, sources, localfs, [str(to / name) for name in files])
+            listing = odb.fs.cat_file(odb.oid_to_path(dvc))
+            _check(listing, dvc.removesuffix(".dir"), place=odb.oid_to_path(dvc))
+            files = {to / name: oid for name, oid in _names(listing, origin=dvc).items()}
+            places = [odb.oid_to_path(oid) for oid in files.values()]
+            generic.copy(odb.fs, places, localfs, [str(path) for path in files])
+            for path, place in zip(files, places, strict=True):
+                _check(path.read_bytes(), files[path], place=place)
         except FileNotFoundError as exc:
             raise ArtifactError(
                 f"{remote} lacks a part of {dvc}: {exc}",
-                hint=f"was it cleaned by `dvc gc --cloud`? {_BROKEN}",
+                hint=f"was it cleaned by `dvc gc --cloud`? {_AGAIN}",
             ) from exc
 
 
@@ -191,14 +202,21 @@ def _open(remote: str) -> _Store:
     return _Store(fs, path.rstrip("/"))
 
 
-def _listing(text: bytes, *, dvc: str, remote: str) -> dict[str, str]:
+def _check(content: bytes, expected: str, *, place: str) -> None:
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != expected:
+        raise ArtifactError(
+            f"{place} in the DVC remote has changed: its md5 is {found}, expected {expected}",
+            hint=f"remove it there, and {_AGAIN}",
+        )
+
+
+def _names(listing: bytes, *, origin: str) -> dict[str, str]:
     """Return the hash of each file of a directory by its name."""
-    if f"{hashlib.md5(text, usedforsecurity=False).hexdigest()}.dir" != dvc:
-        raise ArtifactError(f"the listing of {dvc} in {remote} has changed", hint=_BROKEN)
-    tree = Tree.from_list(json.loads(text), hash_name=_HASH)
+    tree = Tree.from_list(json.loads(listing), hash_name=_HASH)
     if outside := ["/".join(key) for key, _, _ in tree if {"", ".."} & set(key)]:
         raise ArtifactError(
-            f"{dvc} in {remote} names files outside of itself: {outside[0]}",
+            f"{origin} names files outside of itself: {outside[0]}",
             hint="nothing was fetched; whoever wrote there is not one of ours",
         )
     return {"/".join(key): info.value for key, _, info in tree if info and info.value}
@@ -223,7 +241,7 @@ def _parse(text: bytes, *, origin: str) -> Pointer:
         day = date.fromisoformat(meta["logical_date"])
         return Pointer(day, out["md5"], meta["digest"], out["size"], out["nfiles"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as exc:
-        raise ArtifactError(f"{origin} is no pointer to splits: {exc}", hint=_BROKEN) from exc
+        raise ArtifactError(f"{origin} is no pointer to splits: {exc}", hint=_AGAIN) from exc
 
 
 @contextmanager
