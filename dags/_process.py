@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -13,9 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -74,17 +71,14 @@ class StepOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any] | None:
         """Run the step to its end and return its Result, or None for one that leaves none."""
-        with tempfile.TemporaryDirectory(prefix="perscen-") as scratch, self._alone() as lock:
+        with tempfile.TemporaryDirectory(prefix="perscen-") as scratch:
             result = Path(scratch) / "result.json"
             told = {"PERSCEN_RESULT": str(result), "PERSCEN_RUN_ID": context["run_id"]}
-            code, last_error = self._run(self._environment() | told, lock=lock)
+            code, last_error = self._run(self._environment() | told)
             ended = fate(code)
             if ended is not Fate.DONE:
                 raise _CODED[ended](f"{self.task_id} {_ending(code)}: {last_error}")
-            found: dict[str, Any] | None = (
-                json.loads(result.read_text()) if result.exists() else None
-            )
-            return found
+            return json.loads(result.read_bytes()) if result.exists() else None
 
     def on_kill(self) -> None:
         """Pass SIGTERM on, and end the step for good when its grace is over.
@@ -101,7 +95,7 @@ class StepOperator(BaseOperator):
         timer.daemon = True
         timer.start()
 
-    def _run(self, environment: Mapping[str, str], *, lock: int) -> tuple[int, str]:
+    def _run(self, environment: Mapping[str, str]) -> tuple[int, str]:
         """Return the step's exit code and what it said last of what went wrong."""
         # In a session of its own, out of reach of the SIGKILL that Airflow sends to a task's group
         # five seconds after SIGTERM: a checkpoint may take longer.
@@ -116,7 +110,6 @@ class StepOperator(BaseOperator):
             encoding="utf-8",
             errors="replace",
             start_new_session=True,
-            pass_fds=[lock],
             preexec_fn=_stop_with_parent,  # noqa: PLW1509 (a task's process has one thread)
         ) as process:
             self._process = process
@@ -147,42 +140,12 @@ class StepOperator(BaseOperator):
         path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
         return kept | {"PATH": path} | self.environment
 
-    @contextmanager
-    def _alone(self) -> Iterator[int]:
-        """Let no two processes do the same work: an attempt that was told to stop may still write.
-
-        The lock is the process's own, so it ends with it, whatever becomes of the worker.
-        """
-        work = hashlib.sha256(json.dumps([self.home, self.argv]).encode()).hexdigest()[:16]
-        path = Path(tempfile.gettempdir()) / f"perscen-{os.getuid()}-{work}.lock"
-        lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            self._wait_for(lock)
-            yield lock
-        finally:
-            os.close(lock)
-
-    def _wait_for(self, lock: int) -> None:
-        deadline = time.monotonic() + self.termination_grace_s
-        while not _taken(lock):
-            if self._told_to_stop or time.monotonic() > deadline:
-                raise AirflowException(
-                    f"an earlier attempt of {self.task_id} has not ended after "
-                    f"{self.termination_grace_s:.0f} s; it is tried again later"
-                )
-            time.sleep(0.5)
-
-
-def _taken(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
 
 def _stop_with_parent() -> None:
-    """In the new process: take the worker's death, however sudden, as being told to stop."""
+    """In the new process: take the worker's death, however sudden, as being told to stop.
+
+    Else it would go on unseen, and the next attempt would wait for it to end.
+    """
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
