@@ -20,15 +20,16 @@ _DEFAULT_DATE = "2022-05-05"
 @click.option(
     "--recipe", default="best", show_default=True, help="best ships; paper is for comparison."
 )
+@click.option("--family", default="perscen", show_default=True, help="The model's family.")
 @click.option(
     "--logical-date", type=click.DateTime(["%Y-%m-%d"]), default=_DEFAULT_DATE, show_default=True
 )
-def params(recipe: str, logical_date: datetime) -> None:
-    """Print a complete params.yaml for a recipe.
+def params(recipe: str, family: str, logical_date: datetime) -> None:
+    """Print a complete params.yaml for a recipe, of PERSCEN or of another family.
 
-    Example: perscen params --recipe paper > params.yaml
+    Example: perscen params --recipe paper --family dssm > params.yaml
     """
-    click.echo(params_yaml(recipe, logical_date.date()), nl=False)
+    click.echo(params_yaml(recipe, logical_date.date(), family=family), nl=False)
 
 
 @click.command()
@@ -41,23 +42,24 @@ def render() -> None:
     click.echo("wrote dvc.yaml")
 
 
-def params_yaml(recipe: str, logical_date: date) -> str:
+def params_yaml(recipe: str, logical_date: date, *, family: str = "perscen") -> str:
     """Return ``params.yaml`` for a recipe: every setting, with what it means.
 
     Raises:
-        ConfigError: There is no such recipe.
+        ConfigError: There is no such recipe, or no such family.
     """
     from perscen.config import Config, RunConfig, SplitConfig  # pydantic trees: only when asked
     from perscen.recipes import recipe_named
 
-    model, train = recipe_named(recipe)
+    model, train = recipe_named(recipe, family=family)
     config = Config(
         run=RunConfig(logical_date=logical_date),
         split=SplitConfig(train_days=7, valid_days=2, test_days=2),
         model=model,
         train=train,
     )
-    header = f"# Every setting of a run, from `perscen params --recipe {recipe}`.\n"
+    of_family = "" if family == "perscen" else f" --family {family}"
+    header = f"# Every setting of a run, from `perscen params --recipe {recipe}{of_family}`.\n"
     return header + "\n".join(_lines(config, indent=0)) + "\n"
 
 

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from perscen.errors import ConfigError
-from perscen.models.config import ModelConfig
+from perscen.models.config import FAMILY_CONFIGS, ModelConfig
 from perscen.section import Section
 
 
@@ -246,21 +246,50 @@ def parse_config(tree: dict[str, Any], *, origin: str) -> Config:
 
 
 def _explain(error: Any) -> str:
-    loc = [str(part) for part in error["loc"]]
+    kind, loc = error["type"], [str(part) for part in error["loc"]]
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _explain_family(error["input"])
+    family = _family_in(loc)
+    if family:
+        del loc[1]  # the union's tag is no part of the path
     field = ".".join(loc)
-    if error["type"] != "extra_forbidden":
+    if kind != "extra_forbidden":
         return f"{field}: {error['msg']} (got {error['input']!r})"
-    known = _keys_at(loc[:-1])
+    known = _keys_at(loc[:-1], family)
     near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0.5)
     advice = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(known))}."
-    return f"{field} is not a setting.{advice}"
+    others = [
+        name
+        for name, config in FAMILY_CONFIGS.items()
+        if family and len(loc) == 2 and loc[1] in config.model_fields
+    ]
+    if others:
+        advice = f" {', '.join(others)} has it, {family} does not.{'' if near else advice}"
+    return f"{field} is not a setting{f' of {family}' if family else ''}.{advice}"
 
 
-def _keys_at(loc: list[str]) -> list[str]:
+def _explain_family(model: Any) -> str:
+    known = sorted(FAMILY_CONFIGS)
+    given = model.get("family") if isinstance(model, dict) else None
+    if given is None:
+        return f"model.family is missing. Known: {', '.join(known)}."
+    near = difflib.get_close_matches(str(given), known, n=1, cutoff=0.5)
+    advice = f"Did you mean {near[0]!r}? " if near else ""
+    return f"model.family: {given!r} is not a family. {advice}Known: {', '.join(known)}."
+
+
+def _family_in(loc: list[str]) -> str:
+    """Return the family that stands in a place below ``model``, as pydantic's union writes it."""
+    return loc[1] if len(loc) > 1 and loc[0] == "model" and loc[1] in FAMILY_CONFIGS else ""
+
+
+def _keys_at(loc: list[str], family: str) -> list[str]:
     model: type[BaseModel] = Config
     for part in loc:
         field = model.model_fields.get(part)
         annotation = field.annotation if field else None
+        if part == "model" and model is Config and family:
+            annotation = FAMILY_CONFIGS[family]
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation

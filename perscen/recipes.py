@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from perscen.config import BatchConfig, OptimConfig, TrainConfig
 from perscen.errors import ConfigError
 from perscen.models.config import (
+    FAMILY_CONFIGS,
     EmbeddingConfig,
     GraphConfig,
     ModelConfig,
     PerscenConfig,
+    TwoTowerConfig,
     VqConfig,
 )
+
+T = TypeVar("T")
 
 
 class Recipe(NamedTuple):
@@ -63,17 +68,38 @@ BEST: Final = Recipe(
 RECIPES: Final[dict[str, Recipe]] = {"paper": PAPER, "best": BEST}
 
 
-def recipe_named(name: str) -> Recipe:
-    """Return a recipe.
+LOSSES: Final[dict[str, Literal["bce", "sampled_softmax"]]] = {
+    "dssm": "bce",
+    "youtube_dnn": "sampled_softmax",
+}
+"""What each family is trained by under the recipe ``paper``; PERSCEN's own is in the recipe."""
+
+
+def recipe_named(name: str, *, family: str = "perscen") -> Recipe:
+    """Return a recipe, for PERSCEN or for another family.
+
+    Under ``paper`` another family keeps its own settings and its own loss, and is trained as
+    PERSCEN is. Under ``best`` it also takes over every setting that is no family's own.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: There is no recipe, or no family, of that name.
     """
+    recipe = _named(name, RECIPES, what="recipe")
+    config = _named(family, FAMILY_CONFIGS, what="family")
+    if family == recipe.model.family:
+        return recipe
+    common = ["emb"] if name == "paper" else [*TwoTowerConfig.model_fields.keys() - {"family"}]
+    model: Any = config(family=family, **{field: getattr(recipe.model, field) for field in common})
+    loss = LOSSES[family] if name == "paper" else recipe.train.loss
+    return Recipe(model, recipe.train.model_copy(update={"loss": loss}))
+
+
+def _named(name: str, known: Mapping[str, T], *, what: str) -> T:
     try:
-        return RECIPES[name]
+        return known[name]
     except KeyError:
-        near = difflib.get_close_matches(name, RECIPES, n=1)
+        near = difflib.get_close_matches(name, known, n=1)
         raise ConfigError(
-            f"there is no recipe {name!r}; there are {', '.join(sorted(RECIPES))}",
+            f"there is no {what} {name!r}; there are {', '.join(sorted(known))}",
             hint=f"did you mean {near[0]!r}?" if near else "",
         ) from None

@@ -22,6 +22,10 @@ class Packed:
     values_V: Tensor
     offsets_B1: Tensor
 
+    def take(self, rows_K: Tensor) -> Packed:
+        """Return some of the rows, in the order asked for."""
+        return _pack(self.values_V, self.offsets_B1[rows_K], self.offsets_B1[rows_K + 1])
+
 
 @dataclass(frozen=True)
 class ItemBatch:
@@ -32,6 +36,15 @@ class ItemBatch:
     categorical_BF: Tensor
     dense_BF: Tensor
     bags: tuple[Packed, ...]
+
+    def take(self, rows_K: Tensor) -> ItemBatch:
+        """Return some of the items, in the order asked for."""
+        return ItemBatch(
+            rows_B=self.rows_B[rows_K],
+            categorical_BF=self.categorical_BF[rows_K],
+            dense_BF=self.dense_BF[rows_K],
+            bags=tuple(bag.take(rows_K) for bag in self.bags),
+        )
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,18 @@ class UserBatch:
     shown: Packed
     """Items shown to the user before the query and not clicked, oldest first."""
     scenario_B: Tensor
+
+    def take(self, rows_K: Tensor) -> UserBatch:
+        """Return some of the queries, in the order asked for."""
+        return UserBatch(
+            categorical_BF=self.categorical_BF[rows_K],
+            dense_BF=self.dense_BF[rows_K],
+            bags=tuple(bag.take(rows_K) for bag in self.bags),
+            history=self.history.take(rows_K),
+            spec_history=self.spec_history.take(rows_K),
+            shown=self.shown.take(rows_K),
+            scenario_B=self.scenario_B[rows_K],
+        )
 
 
 class ItemSource:
@@ -98,12 +123,16 @@ class UserSource:
 
 def pack(flat: Tensor, start_B: NDArray[np.int64], end_B: NDArray[np.int64]) -> Packed:
     """Return slices ``[start, end)`` of a flat array laid end to end, without a loop."""
-    lengths = torch.from_numpy(np.asarray(end_B - start_B)).to(flat.device)
+    start, end = (torch.from_numpy(np.asarray(bound)) for bound in (start_B, end_B))
+    return _pack(flat, start.to(flat.device), end.to(flat.device))
+
+
+def _pack(flat: Tensor, start_B: Tensor, end_B: Tensor) -> Packed:
+    lengths = end_B - start_B
     offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=flat.device)
     torch.cumsum(lengths, 0, out=offsets[1:])
-    shift = torch.from_numpy(np.asarray(start_B)).to(flat.device) - offsets[:-1]
     positions = torch.arange(int(offsets[-1]), device=flat.device) + torch.repeat_interleave(
-        shift, lengths
+        start_B - offsets[:-1], lengths
     )
     return Packed(values_V=flat[positions].long(), offsets_B1=offsets)
 

@@ -1,14 +1,15 @@
 """The settings of the models, one class per family; leaf names as in the specification.
 
-Defaults are the paper's where it gives them (Du et al. 2025, arXiv:2506.18382, Table 6) and
-the recipe ``paper`` uses them unchanged; ``perscen.recipes`` holds what ships.
+A family has the settings it reads and no others. Defaults are the paper's where it gives them (Du
+et al. 2025, arXiv:2506.18382, Table 6) and the recipe ``paper`` uses them unchanged;
+``perscen.recipes`` holds what ships.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, model_validator
 
 from perscen.section import Section
 
@@ -85,12 +86,29 @@ class ItemTowerConfig(Section):
     share_scenario_encoder: bool = False
 
 
-class PerscenConfig(Section):
+class TwoTowerConfig(Section):
+    """What every family has: its fields as vectors, and how two vectors become a score."""
+
+    family: str
+    emb: EmbeddingConfig = EmbeddingConfig()
+    seq: SequenceConfig = SequenceConfig()
+    score: Literal["dot", "cosine"] = "dot"
+    temperature: float = Field(1.0, gt=0)
+    learn_temperature: bool = False
+    item_bias: Literal["none", "popularity"] = "none"
+    """``popularity`` adds one bias per (item, scenario), started at the log of its shrunk, decayed
+    click share: one more dimension of both vectors, so retrieval stays one inner product."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    exclude_fields: tuple[str, ...] = ()
+    """Fields of either tower that the model does not read."""
+    shown_sequence: bool = False
+    """One more user field: the pooled items shown to the user but not clicked."""
+
+
+class PerscenConfig(TwoTowerConfig):
     """PERSCEN (Du et al. 2025, arXiv:2506.18382)."""
 
     family: Literal["perscen"] = "perscen"
-    emb: EmbeddingConfig = EmbeddingConfig()
-    seq: SequenceConfig = SequenceConfig()
     interaction: Literal["gnn", "mlp"] = "gnn"
     graph: GraphConfig = GraphConfig()
     gnn: GnnConfig = GnnConfig()
@@ -101,17 +119,74 @@ class PerscenConfig(Section):
     out_dim: int = Field(64, ge=1)
     gate_out: Literal["scalar", "vector"] = "scalar"
     item_tower: ItemTowerConfig = ItemTowerConfig()
-    score: Literal["dot", "cosine"] = "dot"
-    temperature: float = Field(1.0, gt=0)
-    learn_temperature: bool = False
-    item_bias: Literal["none", "popularity"] = "none"
-    """``popularity`` adds one bias per (item, scenario), started at the log of its shrunk, decayed
-    click share: one more dimension of both vectors, so retrieval stays one inner product."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    exclude_fields: tuple[str, ...] = ()
-    """Fields of either tower that get no node in the graph."""
-    shown_sequence: bool = False
-    """One more user node: the pooled items shown to the user but not clicked."""
 
 
-ModelConfig = PerscenConfig
+Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+"""Of the layers of an MLP, the output's last."""
+
+
+class BaselineConfig(TwoTowerConfig):
+    """What every model that PERSCEN is compared with has."""
+
+    use_spec_sequence: bool = False
+    """One more user field: the pooled clicks of the query's own scenario."""
+
+
+class FormedConfig(BaselineConfig):
+    """A model that knows no scenarios, in either of its two forms."""
+
+    form: Literal["multi", "single"] = "multi"
+    """``multi`` is one model, with the scenario as one more user field; ``single`` is one
+    independent model per scenario, which reads that scenario's clicks alone."""
+
+    @model_validator(mode="after")
+    def _single_has_no_other_scenario(self) -> Self:
+        for name in ("use_spec_sequence", "item_scenario"):
+            if self.form == "single" and getattr(self, name, False):
+                raise ValueError(
+                    f"{name} has no meaning with form: single, whose models know one scenario and "
+                    "its clicks alone"
+                )
+        return self
+
+
+class DssmConfig(FormedConfig):
+    """DSSM (Huang et al. 2013), an MLP on either side, as a recommender."""
+
+    family: Literal["dssm"] = "dssm"
+    widths: Widths = (256, 128, 64)
+    """Of both towers' layers; the last is the width of their vectors."""
+    item_scenario: bool = False
+    """The scenario as one more item field: one index per scenario instead of one for all."""
+    score: Literal["dot", "cosine"] = "cosine"
+    temperature: float = Field(0.1, gt=0)
+
+
+class YoutubeDnnConfig(FormedConfig):
+    """YoutubeDNN (Covington et al. 2016): an MLP for the user, a row of a table for the item."""
+
+    family: Literal["youtube_dnn"] = "youtube_dnn"
+    widths: Widths = (128, 64)
+    """Of the user tower's hidden layers; its vectors are as wide as the embeddings."""
+    score: Literal["dot", "cosine"] = "cosine"
+    temperature: float = Field(0.05, gt=0)
+
+
+ModelConfig = Annotated[
+    PerscenConfig | DssmConfig | YoutubeDnnConfig, Field(discriminator="family")
+]
+"""The settings of one model; ``family`` says of which."""
+
+FAMILY_CONFIGS: Final[dict[str, type[TwoTowerConfig]]] = {
+    kind.model_fields["family"].default: kind
+    for kind in (PerscenConfig, DssmConfig, YoutubeDnnConfig)
+}
+"""The settings of every family by its name."""
+
+
+def read_model_config(text: str) -> ModelConfig:
+    """Return the settings that a model was saved with, whatever its family."""
+    return _MODEL_CONFIG.validate_json(text)
+
+
+_MODEL_CONFIG: Final[TypeAdapter[ModelConfig]] = TypeAdapter(ModelConfig)

@@ -46,6 +46,10 @@ class FieldTable(nn.Module):
         """Return ``[B, F, D]``, the vectors of each field's row."""
         return gather(self.weight_RD, _below_row_0(rows_BF, starts_F))
 
+    def rows(self, field: str, rows: Tensor) -> Tensor:
+        """Return ``rows.shape + [D]``, the vectors of one field's rows."""
+        return gather(self.weight_RD, _below_row_0(rows, self.starts[field]))
+
     def labels(self, tower: str, vocabularies: Mapping[str, Sequence[str]]) -> list[Hashable]:
         """Return what each row of the table stands for: a field and its value.
 

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from perscen.models.config import ModelConfig
+from perscen.models.config import ModelConfig, read_model_config
+from perscen.models.dssm import Dssm
 from perscen.models.perscen import Perscen
 from perscen.models.two_tower import TwoTower
+from perscen.models.youtube_dnn import YoutubeDnn
 from perscen.schema import Schema
 
-MODELS: Final[dict[str, type[TwoTower]]] = {"perscen": Perscen}
+MODELS: Final[dict[str, Any]] = {
+    "perscen": Perscen,
+    "dssm": Dssm,
+    "youtube_dnn": YoutubeDnn,
+}
+"""Each takes a schema and its own family's settings."""
 
 
 def make_model(schema: Schema, config: ModelConfig) -> TwoTower:
-    """Return a fresh model of the family the settings name."""
-    return MODELS[config.family](schema, config)
+    """Return a fresh model of the family the settings name.
+
+    Raises:
+        ConfigError: A setting does not fit the data's fields or scenarios, or the family needs
+            what they do not have.
+    """
+    model: TwoTower = MODELS[config.family](schema, config)
+    return model
 
 
 def load_model(directory: Path) -> TwoTower:
@@ -24,5 +37,6 @@ def load_model(directory: Path) -> TwoTower:
     Raises:
         ArtifactError: As :meth:`TwoTower.load`.
     """
-    config = ModelConfig.model_validate_json((directory / "model.json").read_text(encoding="utf-8"))
-    return MODELS[config.family].load(directory)
+    config = read_model_config((directory / "model.json").read_text(encoding="utf-8"))
+    model: TwoTower = MODELS[config.family].load(directory)
+    return model

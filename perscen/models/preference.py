@@ -12,16 +12,12 @@ from torch import Tensor, nn
 
 from perscen.models.config import PerscenConfig
 from perscen.models.gather import spread
+from perscen.models.layers import mlp
 from perscen.models.quantiser import Quantiser
 from perscen.models.ranks import gather_rows, num_ranks
 
 HIDDEN: Final = 32
 """Hidden width of the encoders of eqs. (7) and (11)."""
-
-
-def mlp(wide: int, hidden: int, out: int) -> nn.Sequential:
-    """Return one hidden ReLU layer and a linear output."""
-    return nn.Sequential(nn.Linear(wide, hidden), nn.ReLU(), nn.Linear(hidden, out))
 
 
 class Preference(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perscen.models.config import PerscenConfig
+from perscen.models.config import TwoTowerConfig
 from perscen.schema import Schema
 
 
@@ -22,7 +22,7 @@ class Score(nn.Module):
     one more dimension: 1 on the user's side, the bias of (item, scenario) on the item's.
     """
 
-    def __init__(self, schema: Schema, config: PerscenConfig) -> None:
+    def __init__(self, schema: Schema, config: TwoTowerConfig, *, width: int) -> None:
         super().__init__()
         self._cosine = config.score == "cosine"
         self._temperature = config.temperature
@@ -36,7 +36,7 @@ class Score(nn.Module):
             if config.item_bias == "popularity"
             else None
         )
-        self.dim = config.out_dim + (config.item_bias == "popularity")
+        self.dim = width + (config.item_bias == "popularity")
 
     def user(self, vector_BG: Tensor) -> Tensor:
         """Return the query vectors as they are published."""

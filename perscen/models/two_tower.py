@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from perscen.data.batches import ItemBatch, UserBatch
 from perscen.data.splits import Splits
 from perscen.errors import ArtifactError
-from perscen.models.config import ModelConfig
+from perscen.models.config import TwoTowerConfig, read_model_config
 from perscen.schema import Schema
 
 
@@ -25,8 +25,9 @@ from perscen.schema import Schema
 class EncodedUsers:
     """Query vectors ``[B, G]``, the model's own loss term, and the code each query fell on.
 
-    ``auxiliary_loss`` is a scalar, the mean over the batch's rows (0 for a model without one);
-    ``codes_B`` is None for a model without a codebook.
+    ``auxiliary_loss`` is a scalar, the mean over the batch's rows (0 for a model without one). In a
+    training shared by several ranks it is this rank's part of it: the sum over its rows, divided by
+    the rows of all. ``codes_B`` is None for a model without a codebook.
     """
 
     vectors_BG: Tensor
@@ -39,7 +40,7 @@ class TwoTower(nn.Module, ABC):
 
     family: ClassVar[str]
 
-    def __init__(self, schema: Schema, config: ModelConfig) -> None:
+    def __init__(self, schema: Schema, config: TwoTowerConfig) -> None:
         super().__init__()
         self.schema = schema
         self.config = config
@@ -100,9 +101,7 @@ class TwoTower(nn.Module, ABC):
         Raises:
             ArtifactError: The weights do not fit the settings.
         """
-        config = ModelConfig.model_validate_json(
-            (directory / "model.json").read_text(encoding="utf-8")
-        )
+        config = read_model_config((directory / "model.json").read_text(encoding="utf-8"))
         schema = Schema.model_validate_json((directory / "schema.json").read_text(encoding="utf-8"))
         model = cls(schema, config)
         weights: Mapping[str, Tensor] = load_file(directory / "weights.safetensors")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from perscen.errors import ConfigError
+from perscen.models.per_scenario import PerScenario
 from perscen.models.two_tower import TwoTower
 
 Vocabularies = Mapping[str, Sequence[str]]
@@ -24,8 +25,9 @@ def warm_start_from(
 ) -> None:
     """Copy the weights of ``other`` into ``model``; nothing is copied when anything does not fit.
 
-    Rows of vocabularies and scenarios are matched by their value, not by their position. Rows that
-    ``other`` did not know keep what ``model`` has there, so call :meth:`TwoTower.start_from` first.
+    Rows of vocabularies and scenarios are matched by their value, not by their position; so are the
+    parts that belong to one scenario each. What ``other`` did not know keeps what ``model`` has
+    there, so call :meth:`TwoTower.start_from` first.
 
     Args:
         model: The model to start.
@@ -40,10 +42,17 @@ def warm_start_from(
     new_labels = model.axis_labels(new_vocabularies)
     old_labels = other.axis_labels(old_vocabularies)
     new, old = model.state_dict(), other.state_dict()
+    new_name, old_name = _names_by_scenario(model), _names_by_scenario(other)
+    both = {*model.schema.scenarios} & {*other.schema.scenarios}
+    shared = {key for key in new_name.keys() | old_name.keys() if key.scenario in {None, *both}}
     unfit = [
-        name
-        for name in sorted(new.keys() | old.keys())
-        if not _fits(new.get(name), old.get(name), labelled=len(new_labels.get(name, ())))
+        new_name.get(key) or old_name[key]
+        for key in sorted(shared, key=str)
+        if not _fits(
+            new.get(new_name.get(key, "")),
+            old.get(old_name.get(key, "")),
+            labelled=len(new_labels.get(new_name.get(key, ""), ())),
+        )
     ]
     fields = list(_field_differences(model, other))
     if unfit or fields:
@@ -53,11 +62,39 @@ def warm_start_from(
             + "; ".join([*fields, *settings] or [f"the weights {', '.join(unfit)} differ"]),
             hint="train once with train.warm_start: false, or go back to the earlier settings",
         )
-    for name, weight in new.items():
-        if name in new_labels:
-            _copy_labelled(weight, old[name], new_labels[name], old_labels[name])
+    for key in shared:
+        to, origin = new_name[key], old_name[key]
+        if to in new_labels:
+            _copy_labelled(new[to], old[origin], new_labels[to], old_labels[origin])
         else:
-            weight.copy_(old[name])
+            new[to].copy_(old[origin])
+
+
+class _Key(NamedTuple):
+    """What a weight is called in any model of its kind, and the scenario that owns it, if any."""
+
+    name: str
+    scenario: str | None
+
+
+def _names_by_scenario(model: TwoTower) -> dict[_Key, str]:
+    """Return each weight's name in ``state_dict``, whatever the position of its scenario."""
+    parts = [
+        f"{path}.{number}."
+        for path, module in model.named_modules()
+        if isinstance(module, PerScenario)
+        for number in range(len(module))
+    ]
+    names = {}
+    for name in model.state_dict():
+        part = next((part for part in parts if name.startswith(part)), None)
+        if part is None:
+            names[_Key(name, None)] = name
+        else:
+            path, number = part[:-1].rsplit(".", 1)
+            owner = model.schema.scenarios[int(number)]
+            names[_Key(f"{path}.{name.removeprefix(part)}", owner)] = name
+    return names
 
 
 def _fits(new: Tensor | None, old: Tensor | None, *, labelled: int) -> bool:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from copy import deepcopy
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perscen.data.batches import ItemSource, UserBatch, UserSource
 from perscen.data.splits import Splits
+from perscen.models.per_scenario import PerScenario
 from perscen.models.two_tower import TwoTower
 from perscen.schema import FIRST_ROW, Schema
+from perscen.training.losses import Objective
 from tests.factories import checkerboard, random_splits
+from tests.training.towers import quick
 
 
 def train_users(splits: Splits, rows: list[int] | None = None) -> UserBatch:
@@ -73,6 +78,14 @@ def recall_1(model: TwoTower, splits: Splits) -> list[float]:
         start, end = queries.relevant_offsets[query : query + 2]
         hits[scenario].append(int(scores.argmax()) + FIRST_ROW in queries.relevant[start:end])
     return [float(np.mean(of_scenario)) for of_scenario in hits]
+
+
+def parts_by_scenario(model: TwoTower) -> Iterator[tuple[nn.Module, int]]:
+    """Yield every part of a model that belongs to one scenario, with that scenario."""
+    for module in model.modules():
+        if isinstance(module, PerScenario):
+            for scenario, part in enumerate(module):
+                yield part, scenario
 
 
 class RetrieverContract(ABC):
@@ -147,6 +160,44 @@ class RetrieverContract(ABC):
             served_row_of_user_0,
         )
         assert torch.isfinite(model.encode_users(users).vectors_BG).all()
+
+    @pytest.mark.parametrize("loss", ["sampled_softmax", "full_softmax"])
+    def test_one_row_per_pair_gives_the_same_loss_gradients_and_statistics(self, loss) -> None:
+        splits = random_splits(num_scenarios=3)
+        model = self.fresh(splits)
+        train(model, splits, steps=1, lr=self.lr)
+        rows = np.arange(0, len(splits.train.item), 3)
+        results = []
+        for dedup in (True, False):
+            twin = deepcopy(model).double().train()
+            objective = Objective(
+                twin, splits, quick(loss=loss, dedup=dedup), device=torch.device("cpu")
+            )
+            total = objective(rows, epoch=1, step=0).total
+            total.backward()
+            results.append((total, {n: p.grad for n, p in twin.named_parameters()}, twin))
+        (grouped, gradients, one), (naive, expected, other) = results
+        torch.testing.assert_close(grouped, naive, rtol=0, atol=1e-6)
+        for name, gradient in gradients.items():
+            size = expected[name].abs().max().item()
+            torch.testing.assert_close(
+                gradient, expected[name], rtol=1e-5, atol=1e-8 * size, msg=name
+            )
+        for (name, buffer), (_, theirs) in zip(
+            one.named_buffers(), other.named_buffers(), strict=True
+        ):
+            torch.testing.assert_close(buffer, theirs, msg=name)
+
+    def test_training_on_one_scenario_leaves_what_belongs_to_another_alone(self) -> None:
+        splits = random_splits(num_scenarios=3)
+        model = self.fresh(splits).train()
+        objective = Objective(model, splits, quick(loss="full_softmax"), device=torch.device("cpu"))
+        rows = np.flatnonzero(splits.train.scenario == 1)
+        objective(rows, epoch=1, step=0).total.backward()
+        for part, own in parts_by_scenario(model):
+            for name, parameter in part.named_parameters():
+                reached = parameter.grad is not None and bool(parameter.grad.any())
+                assert own == 1 or not reached, name
 
     @pytest.mark.medium
     def test_the_checkerboard_is_solved_exactly_by_those_who_know_the_scenario(self) -> None:

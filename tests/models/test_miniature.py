@@ -121,7 +121,7 @@ def exactly(*numbers: float) -> torch.Tensor:
 
 
 def test_eq_4_gives_each_node_its_own_row(model: Perscen) -> None:
-    nodes = model._user_nodes(USERS)
+    nodes = model.user_nodes(USERS)
     # x = (1, 0, .5, -1).  MLP_1: relu(2, 1) -> relu(3, 0) -> (5, 2).
     # MLP_2: relu(1, 2) -> relu(3, 1) -> (1, 3).
     assert model.user_interaction.graph(nodes).tolist() == [[[5, 2], [1, 3]]]
@@ -136,7 +136,7 @@ def test_the_refined_graph_of_each_layer(model: Perscen) -> None:
 
 
 def test_eqs_5_and_6_pass_messages_from_the_embeddings(model: Perscen) -> None:
-    _, first, second = model.user_interaction(model._user_nodes(USERS))
+    _, first, second = model.user_interaction(model.user_nodes(USERS))
     # W e = (1, 0), (-.5, -1); sums (.9375, -.125), (-.375, -1); times e.
     torch.testing.assert_close(first[0], exactly(0.9375, 0, -0.1875, 1))
     # W e = (0, 1), (-1, .5); sums (-4/19, 21/19), (-1, 27/38); times h(1).

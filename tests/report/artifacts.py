@@ -21,7 +21,7 @@ from perscen.manifests import (
     SplitsManifest,
     Window,
 )
-from perscen.models.config import ModelConfig
+from perscen.models.config import PerscenConfig
 from perscen.models.families import make_model
 from perscen.schema import Field
 from perscen.seeding import seed_torch
@@ -204,7 +204,7 @@ def _champion(directory: Path, run: Run, splits: Splits, stamp: dict) -> Manifes
 
 def _model(directory: Path, run: Run, splits: Splits, stamp: dict) -> Manifest:
     seed_torch(1, "model")
-    config = ModelConfig.model_validate(
+    config = PerscenConfig.model_validate(
         {"vq": {"codebook_size": run.codebook}, "fusion": run.fusion, "emb": {"init_std": 0.5}}
     )
     model = make_model(splits.schema, config)

@@ -1,0 +1,119 @@
+"""The two forms of a model that knows no scenarios: one for all of them, or one for each.
+
+Letters: B queries, M distinct items, P (item, scenario) pairs, G width of both towers' vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perscen.data.batches import ItemBatch, UserBatch
+from perscen.data.splits import Rows, Splits
+from perscen.models.config import FormedConfig
+from perscen.models.field_towers import FieldTowers
+from perscen.models.per_scenario import PerScenario, Routes
+from perscen.models.two_tower import EncodedUsers, TwoTower
+from perscen.schema import Schema
+
+
+class Formed(TwoTower):
+    """A model in the form its settings ask for (spec 3.0).
+
+    ``multi`` is one model with the scenario as a user field. ``single`` is one independent model
+    per scenario: it knows no other scenario, its only history is the scenario's own, and it shares
+    no parameter; the schedule (batches, the epoch that is kept) alone is common.
+    """
+
+    member: ClassVar[Callable[..., FieldTowers]]
+    """Makes one model; ``reads_scenario`` says whether it knows which scenario it is in."""
+
+    def __init__(self, schema: Schema, config: FormedConfig) -> None:
+        super().__init__(schema, config)
+        make = type(self).member
+        self.shared: FieldTowers | None = None
+        self.members = PerScenario()
+        if config.form == "multi":
+            self.shared = make(schema, config, reads_scenario=True)
+        else:
+            self.members.extend(
+                make(_of_scenario(schema, scenario), config, reads_scenario=False)
+                for scenario in range(len(schema.scenarios))
+            )
+
+    @property
+    def dim(self) -> int:
+        """Width G of both towers' vectors."""
+        return self._models()[0].dim
+
+    def encode_users(self, users: UserBatch) -> EncodedUsers:
+        """Return the vectors ``[B, G]`` of queries, each within its scenario."""
+        if self.shared is not None:
+            return self.shared.encode_users(users)
+        routes = Routes(users.scenario_B, len(self.members))
+        members = self._models()
+        encoded = [
+            members[scenario].encode_users(_own_past(users.take(rows))) for scenario, rows in routes
+        ]
+        vectors_BG = routes.join([part.vectors_BG for part in encoded])
+        return EncodedUsers(vectors_BG, vectors_BG.new_zeros(()), None)
+
+    def encode_items(self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor) -> Tensor:
+        """Return vectors ``[P, G]`` of items in scenarios."""
+        if self.shared is not None:
+            return self.shared.encode_items(items, index_P, scenario_P)
+        routes = Routes(scenario_P, len(self.members))
+        members, parts = self._models(), []
+        for scenario, pairs in routes:
+            met_K, index_K = torch.unique(index_P[pairs], return_inverse=True)
+            here = items if len(met_K) == len(items.rows_B) else items.take(met_K)
+            parts.append(members[scenario].encode_items(here, index_K, torch.zeros_like(index_K)))
+        return routes.join(parts)
+
+    def axis_labels(
+        self, vocabularies: Mapping[str, Sequence[str]]
+    ) -> dict[str, tuple[Sequence[Hashable], ...]]:
+        """Return what rows of tables stand for: vocabulary values and scenario names."""
+        if self.shared is not None:
+            labels = self.shared.axis_labels(vocabularies)
+            return {f"shared.{name}": label for name, label in labels.items()}
+        return {
+            f"members.{number}.{name}": label
+            for number, member in enumerate(self._models())
+            for name, label in member.axis_labels(vocabularies).items()
+        }
+
+    def start_from(self, splits: Splits) -> None:
+        """Start each model from the clicks it may know of."""
+        if self.shared is not None:
+            self.shared.start_from(splits)
+            return
+        for scenario, member in enumerate(self._models()):
+            own = np.asarray(splits.train.scenario) == scenario
+            train = splits.train
+            rows = Rows(
+                user=train.user[own],
+                item=train.item[own],
+                scenario=np.zeros(int(own.sum()), np.int32),
+                time_ms=train.time_ms[own],
+            )
+            member.start_from(replace(splits, schema=member.schema, train=rows))
+
+    def _models(self) -> list[FieldTowers]:
+        if self.shared is not None:
+            return [self.shared]
+        return [member for member in self.members if isinstance(member, FieldTowers)]
+
+
+def _of_scenario(schema: Schema, scenario: int) -> Schema:
+    return schema.model_copy(update={"scenarios": (schema.scenarios[scenario],)})
+
+
+def _own_past(users: UserBatch) -> UserBatch:
+    """Return the queries as a model of their scenario alone sees them."""
+    return replace(users, history=users.spec_history, scenario_B=torch.zeros_like(users.scenario_B))
