@@ -100,21 +100,13 @@ class Validator:
             broken_S[scenario] = not finite
         model.train()
         (broken_S,) = sum_over_ranks(broken_S)
+        broken = [self._splits.schema.scenarios[s] for s in broken_S.nonzero()[:, 0].tolist()]
         return Validation(
             recall=self._mean(gather_rows(torch.from_numpy(recall_Q)).numpy()),
-            code_counts=self._count(
-                None if codes_Q is None else gather_rows(codes_Q).numpy(), num_codes=model.num_codes
-            ),
-            not_finite=next(
-                (
-                    name
-                    for name, broken in zip(
-                        self._splits.schema.scenarios, broken_S.tolist(), strict=True
-                    )
-                    if broken
-                ),
-                None,
-            ),
+            code_counts={}
+            if codes_Q is None
+            else self._count(gather_rows(codes_Q).numpy(), num_codes=model.num_codes),
+            not_finite=next(iter(broken), None),
         )
 
     @torch.inference_mode()
@@ -144,9 +136,7 @@ class Validator:
         rows = {name: self._rows_of(s) for s, name in enumerate(self._splits.schema.scenarios)}
         return {name: mean_over_users(recall_Q[own]) for name, own in rows.items() if len(own)}
 
-    def _count(self, codes_Q: NDArray[np.int64] | None, *, num_codes: int) -> dict[str, list[int]]:
-        if codes_Q is None:
-            return {}
+    def _count(self, codes_Q: NDArray[np.int64], *, num_codes: int) -> dict[str, list[int]]:
         return {
             name: np.bincount(codes_Q[self._rows_of(scenario)], minlength=num_codes).tolist()
             for scenario, name in enumerate(self._splits.schema.scenarios)
