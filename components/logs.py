@@ -20,6 +20,8 @@ _CHATTY: Final = (
     "matplotlib",
     "urllib3",
     "fsspec",
+    "botocore",
+    "aiobotocore",
 )
 _LEVELS: Final = {
     logging.WARNING: click.style("warning: ", fg="yellow"),

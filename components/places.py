@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -44,17 +44,28 @@ def at_hand(places: Mapping[str, Place], *, scratch: Path | None) -> Iterator[di
     if not away:
         yield local
         return
-    if scratch is not None:
-        scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="perscen-", dir=scratch) as folder:
-        stand_ins = {name: Path(folder) / name for name in away}
+    with working_directory(scratch) as folder:
+        stand_ins = {name: folder / name for name in away}
         try:
             yield local | stand_ins
         except PerscenError as exc:
             for name, address in away.items():
                 exc.message = exc.message.replace(str(stand_ins[name]), address)
                 exc.hint = exc.hint.replace(str(stand_ins[name]), address)
+            exc.args = (exc.message,)
             raise
+
+
+@contextmanager
+def working_directory(scratch: Path | None) -> Iterator[Path]:
+    """Give a new directory in ``scratch``, or in the system's temporary one, and remove it."""
+    if scratch is not None:
+        scratch.mkdir(parents=True, exist_ok=True)
+    # A transfer that is broken off may write a little longer, in its own thread.
+    with tempfile.TemporaryDirectory(
+        prefix="perscen-", dir=scratch, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
 
 
 def fetch_artifact(address: str, to: Path) -> None:
@@ -122,11 +133,16 @@ def sent(local: Path, address: str, *, aftermath: str, resumes: bool) -> Iterato
     try:
         yield
     except PerscenError:
-        with suppress(PerscenError):  # the failure itself matters more
+        try:
             remains.replace_with(left)
+        except PerscenError as exc:  # the failure itself matters more
+            logger.warning(
+                "what the failed step left was not sent",
+                extra={"address": remains.address, "reason": exc.message},
+            )
         raise
     _folder(address).replace_with(local, seal=MANIFEST_NAME)
-    remains.replace_with(left)
+    remains.remove()
 
 
 def _folder(address: str) -> Folder:

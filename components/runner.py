@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import tempfile
+import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -16,7 +16,15 @@ from typing import Any, Final
 
 from components.lock import alone
 from components.pipeline import PIPELINE, Step
-from components.places import Place, at_hand, fetch_artifact, fetch_raw_log, is_address, sent
+from components.places import (
+    Place,
+    at_hand,
+    fetch_artifact,
+    fetch_raw_log,
+    is_address,
+    sent,
+    working_directory,
+)
 from components.store import Artifact, open_artifact, open_raw_log, staged, write_manifest
 from components.surroundings import Surroundings
 from perscen.config import Config, read_config
@@ -36,7 +44,8 @@ class Task:
     logical_date: date
     run_id: str
     state: Path
-    """Where the step may keep what must survive its death (checkpoints); outlives a failed run."""
+    """Where the step may keep what must survive its death (checkpoints): there until its output is
+    in place."""
     aftermath: Path
     """Where a step that fails leaves what shows people why: always beside the output."""
     stamp: Mapping[str, Any]
@@ -128,20 +137,21 @@ def _kept(
     """Give the scratch directory of an output that takes its place, here or in a store, whole."""
     if around.rank:
         # Processes that share a step all make the same; what the first one makes is kept.
-        with tempfile.TemporaryDirectory(prefix="perscen-", dir=around.scratch) as folder:
-            yield Path(folder)
+        with working_directory(around.scratch) as scratch:
+            yield scratch
         return
     away = is_address(place)
     # A store has no locks: there, attempts meet where their checkpoints lie.
     desk = state.with_name(local.name) if away else local
     resumes = step.resumable and around.state is None
     with alone(desk, run_id=around.run_id):
-        if not away:
-            with staged(local) as scratch:
-                yield scratch
-            return
-        with sent(local, str(place), aftermath=_STATE, resumes=resumes), staged(local) as scratch:
-            yield scratch
+        with ExitStack() as stack:
+            if away:
+                address = str(place)
+                stack.enter_context(sent(local, address, aftermath=_STATE, resumes=resumes))
+            yield stack.enter_context(staged(local))
+        # Not before the output is in place: else a failing store would cost the whole training.
+        shutil.rmtree(state, ignore_errors=True)
 
 
 def _commit(task: Task, *, remote: str) -> str:

@@ -74,11 +74,12 @@ class Folder:
             fs, root = self._open()
             for name in names:
                 (to / name).parent.mkdir(parents=True, exist_ok=True)
-            fs.get([f"{root}/{name}" for name in names], [str(to / name) for name in names])
+            if names:
+                fs.get([f"{root}/{name}" for name in names], [str(to / name) for name in names])
         logger.info("fetched", extra={"address": self.address, "files": len(names)})
 
     def replace_with(self, directory: Path, *, seal: str | None = None) -> None:
-        """Make the folder hold what a local directory holds; nothing, when there is none.
+        """Make the folder hold what a local directory holds: nothing, when there is none.
 
         Args:
             directory: What is sent.
@@ -100,6 +101,18 @@ class Folder:
             _send(fs, root, {name: path for name, path in files.items() if name == seal})
         if files:
             logger.info("sent", extra={"address": self.address, "files": len(files)})
+
+    def remove(self) -> None:
+        """Remove what there is.
+
+        Raises:
+            ConfigError: As for :meth:`replace_with`.
+            ServiceUnavailable: The store does not answer.
+        """
+        names = self.names()
+        with self._talking("remove"):
+            fs, root = self._open()
+            _remove(fs, root, names)
 
     def _open(self) -> tuple[Any, str]:
         # Another process writes there too: what was listed once is not true for ever.

@@ -63,9 +63,7 @@ def _train(task: Task, model: ModelConfig, train: TrainConfig) -> ModelManifest:
     with _stop_on_sigterm() as stop, _watchers(task, settings, train) as watchers:
         trained = fit(towers, splits, train, checkpoint=checkpoint, stop=stop, watchers=watchers)
     task.notes["best_epoch"] = trained.best.epoch
-    manifest = _write(task, towers, trained, settings=settings, splits=splits)
-    checkpoint.remove()
-    return manifest
+    return _write(task, towers, trained, settings=settings, splits=splits)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,11 +82,6 @@ class Checkpoint:
             logger.info("checkpoint of other data, settings or code, starting afresh")
             return None
         return dict(saved["state"])
-
-    def remove(self) -> None:
-        """Delete the checkpoint and its directory; the training is over."""
-        if rank() == 0:
-            shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def _seal(payload: memoryview) -> bytes:

@@ -136,11 +136,3 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
         kept.save({"step": 2})
     assert kept.load() == {"step": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
-
-
-def test_a_finished_training_removes_its_checkpoint(tmp_path):
-    done = checkpoint(tmp_path / "state")
-    done.save({"step": 1})
-    done.remove()
-    assert not (tmp_path / "state").exists()
-    done.remove()
