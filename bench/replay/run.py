@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from mlflow import MlflowClient
-
 from bench.replay.world import Plan, World
+from components.adapters.registry import Registry
 from components.pipeline import PIPELINE
 from tests.airflow.server import Airflow, airflow_standalone
 
@@ -28,7 +27,7 @@ class Replay:
     num_releases: int
     num_refreshes: int
     changed_by_rerun: tuple[str, ...]
-    """Artifacts whose digest, and parts of the registry that differ after the day's second run."""
+    """Artifacts with another digest, and what else the registry holds, after the second run."""
 
 
 def run(world: World, plan: Plan, *, again: date) -> Replay:
@@ -88,7 +87,7 @@ def _facts(world: World, day: date) -> dict[str, object]:
         path: Path = world.runs / str(day) / step.output / "manifest.json"
         if path.exists():
             digests[step.output] = json.loads(path.read_text())["digest"]
-    client = MlflowClient(world.registry)
-    model = client.get_registered_model("perscen")
-    versions = [v.version for v in client.search_model_versions("name='perscen'")]
-    return {**digests, "versions": sorted(versions), "aliases": dict(model.aliases)}
+    registry = Registry("perscen", tracking_uri=world.registry)
+    champion = registry.champion()
+    versions = sorted(release.version for release in registry.releases())
+    return {**digests, "versions": versions, "champion": champion and champion.version}

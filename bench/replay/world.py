@@ -106,6 +106,6 @@ def _write_python(world: World, plan: Plan) -> None:
         f'#!/bin/sh\n[ "$3" = train ] || exec {python} "$@"\n'
         f'{python} "$@" || exit $?\n'
         f"exec {python} -m bench.replay.planted --on {plan.bad_model} "
-        f'--scenario {plan.lost_scenario} -- python "$@"\n'
+        f'--scenario {plan.lost_scenario} python "$@"\n'
     )
     path.chmod(0o755)

@@ -11,7 +11,12 @@ from bench.replay.run import Replay, run
 from bench.replay.world import Plan, World, prepare
 from perscen.data.synthetic import import_synthetic
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    # MLflow's use of SQLAlchemy.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
+]
 
 GOOD, BAD_LOGS, BAD_MODEL, LAST = (date(2022, 5, day) for day in (2, 3, 4, 5))
 PLAN = Plan(GOOD, LAST, BAD_LOGS, BAD_MODEL, lost_scenario="4")
