@@ -9,7 +9,7 @@ LABEL org.opencontainers.image.title="perscen-airflow" \
       org.opencontainers.image.description="Airflow with the DAGs of the daily retraining" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="$PERSCEN_REVISION"
-COPY constraints.txt /opt/perscen/constraints.txt
+COPY constraints.txt /opt/perscen/
 # Airflow's own pins for the store that the sensor watches; ours for what starts the pods, as that is
 # what the tests run. Naming Airflow itself keeps pip from replacing it.
 RUN pip install --no-cache-dir "apache-airflow==${AIRFLOW_VERSION}" s3fs --constraint \
