@@ -127,7 +127,9 @@ def program(ctx: click.Context, log_format: logs.Format) -> None:
     ctx.obj = Surroundings.of(os.environ)
     command = ctx.invoked_subcommand or ""
     # A step tells what it does; a command for people answers, and only troubles interrupt it.
-    level = logging.WARNING if command in _MODULES else logging.INFO
+    # Of the processes that share a step, the first tells it.
+    quiet = command in _MODULES or ctx.obj.rank
+    level = logging.WARNING if quiet else logging.INFO
     logs.configure(run_id=ctx.obj.run_id, step=command, style=log_format, level=level)
 
 
@@ -151,6 +153,8 @@ def _step_command(step: Step) -> click.Command:
         from components.runner import run_step  # heavy: only when a step really runs
 
         _check_names(step, [name for name, _ in inputs], output[0])
+        if surroundings.processes > 1 and step.name != "train":
+            raise click.UsageError(f"{step.name} is the work of one process: leave torchrun out")
         run_step(
             step.name,
             config=config,

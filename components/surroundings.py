@@ -24,9 +24,10 @@ class Surroundings:
     (``PERSCEN_SCRATCH``)."""
     dvc_remote: str | None = None
     """Folder or address that versioned artifacts are committed to (``PERSCEN_DVC_REMOTE``)."""
+    processes: int = 1
+    """How many share the step's work (torchrun's ``WORLD_SIZE``)."""
     rank: int = 0
-    """Number among the processes that share the step's work (torchrun's ``RANK``); the first one
-    alone keeps what it makes."""
+    """Number among them (torchrun's ``RANK``); the first one alone keeps what it makes."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Surroundings:
@@ -36,11 +37,15 @@ class Surroundings:
         def path(name: str) -> Path | None:
             return Path(given[name]) if name in given else None
 
+        # Other launchers set a RANK too, for processes that do not share a training.
+        shared = "TORCHELASTIC_RUN_ID" in given
+
         return cls(
             run_id=given.get("PERSCEN_RUN_ID") or uuid4().hex,
             result=path("PERSCEN_RESULT"),
             state=path("PERSCEN_STATE"),
             scratch=path("PERSCEN_SCRATCH"),
             dvc_remote=given.get("PERSCEN_DVC_REMOTE"),
-            rank=int(given.get("RANK", "0")),
+            processes=int(given["WORLD_SIZE"]) if shared else 1,
+            rank=int(given["RANK"]) if shared else 0,
         )

@@ -20,6 +20,7 @@ import torch
 from components.fates import Fate, fate
 from components.pipeline import PIPELINE
 from components.render import places, under_torchrun
+from components.surroundings import Surroundings
 from components.torchrun import most_telling
 from tests.conftest import ROOT
 from tests.training import shared
@@ -173,6 +174,13 @@ def test_a_wrong_setting_ends_the_launcher_with_78(launch, tmp_path):
     )
     launcher = launch(*argv[2:], options=STANDALONE)
     assert launcher.wait(timeout=120) == 78
+
+
+def test_a_process_shares_its_work_when_torchrun_started_it_and_not_by_a_rank_of_others():
+    numbers = {"RANK": "1", "WORLD_SIZE": "4"}
+    alone, among = Surroundings.of(numbers), Surroundings.of(numbers | {"TORCHELASTIC_RUN_ID": "r"})
+    assert (alone.rank, alone.processes) == (0, 1)
+    assert (among.rank, among.processes) == (1, 4)
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,14 @@ def test_a_bug_shows_a_person_the_traceback(perscen, gate_raises):
     assert err.rstrip().endswith("ZeroDivisionError: by zero")
 
 
+def test_of_all_steps_torchrun_may_share_train_alone(perscen, monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "r", "WORLD_SIZE": "2", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    code, _, said = perscen(*GATE)
+    assert code == 2
+    assert "gate is the work of one process" in said
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_a_typo_in_the_settings_stops_every_step_before_it_reads_anything(perscen, tmp_path, name):
     (tmp_path / "params.yaml").write_text(PARAMS + "train: {max_epoch: 3}")
