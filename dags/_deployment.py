@@ -107,6 +107,8 @@ class Deployment(_Section):
     catchup: bool = False
     wait_timeout_s: Seconds = 12 * 3600
     """How long a run waits for its day's logs."""
+    wait_interval_s: Seconds = 60
+    """How often it looks for them."""
     retries: Annotated[int, Field(ge=0)] = 2
     retry_delay_s: Seconds = 60
     environment: dict[str, str] = {}

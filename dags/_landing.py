@@ -85,8 +85,8 @@ class LandedTrigger(BaseTrigger):
 class LandedSensor(BaseSensorOperator):
     """Waits until the logs of the run's day have landed, holding no worker meanwhile.
 
-    Runs start in the order of their days too: a backfill may start several at once, and a day is
-    compared with the release of the day before.
+    A backfill may start several runs at once, whatever the DAG says. The days still go one after
+    the other, as each is compared with the release of the day before.
 
     Args:
         raw_log: A directory or an address that fsspec knows.
@@ -112,8 +112,8 @@ class LandedSensor(BaseSensorOperator):
         """
         if context.get("logical_date") is None:
             raise AirflowFailException(_NO_DATE)
-        if earlier := context["ti"].get_previous_dagrun(state="running"):
-            self.log.info("waiting for an earlier day's run", run_id=earlier.run_id)
+        if earlier := _earlier_in_backfill(context):
+            self.log.info("waiting for an earlier day's run", run_id=earlier)
             pause = timedelta(seconds=self.poke_interval)
             raise AirflowRescheduleException(timezone.utcnow() + pause)
         if not self.deferrable:
@@ -156,3 +156,11 @@ class LandedSensor(BaseSensorOperator):
             f"date={day}/ is not in {self.raw_log}/{_SOURCE}; {found}. Deliver the day and clear "
             "this task; later days do not wait for it"
         ) from None
+
+
+def _earlier_in_backfill(context: Context) -> str | None:
+    """Return the running run of an earlier day, when this is one of a backfill's."""
+    if context["dag_run"].run_type != "backfill":
+        return None
+    earlier = context["ti"].get_previous_dagrun(state="running")
+    return earlier.run_id if earlier else None

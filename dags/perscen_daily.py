@@ -43,7 +43,7 @@ def build(deployment: Deployment) -> DAG:
             doc_md="Wait for the day's logs.",
             raw_log=deployment.absolute(deployment.raw_log),
             timeout=deployment.wait_timeout_s,
-            poke_interval=60,
+            poke_interval=deployment.wait_interval_s,
         )
         where = places(root=f"{deployment.run_root}/{_DAY}", raw_log=deployment.raw_log)
         tasks = {

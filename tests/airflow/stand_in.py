@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ import json, os, signal, sys, time
 from pathlib import Path
 
 step = sys.argv[1]
-told = json.loads(Path("behaviour.json").read_text()).get(step, {})
+day = sys.argv[sys.argv.index("--logical-date") + 1] if "--logical-date" in sys.argv else None
+behaviour = json.loads(Path("behaviour.json").read_text())
+told = behaviour.get(f"{step} {day}") or behaviour.get(step, {})
 diary = Path("diary.txt")
 attempt = diary.read_text().count(f"{step} started") if diary.exists() else 0
 
@@ -43,7 +47,6 @@ if "checkpoint_s" in told and attempt == 0:
 codes = told.get("codes", [0])
 code = codes[min(attempt, len(codes) - 1)]
 if code == 0:
-    day = sys.argv[sys.argv.index("--logical-date") + 1] if "--logical-date" in sys.argv else None
     result = {"step": step, "logical_date": day, "run_id": os.environ["PERSCEN_RUN_ID"]}
     Path(os.environ["PERSCEN_RESULT"]).write_text(json.dumps(result | told.get("result", {})))
     note("ended")
@@ -56,9 +59,10 @@ def stand_in(home: Path, behaviour: Mapping[str, Any] | None = None) -> Path:
 
     Args:
         home: Where to.
-        behaviour: By step: ``codes`` (exit code per attempt), ``lines`` (its log), ``result``
-            (what its Result has besides), ``checkpoint_s`` (the first attempt waits for SIGTERM,
-            takes that long and exits 75). A step that is not named succeeds.
+        behaviour: By step, or step and day (``publish 2022-05-04``): ``codes`` (exit code per
+            attempt), ``lines`` (its log), ``result`` (what its Result has besides),
+            ``checkpoint_s`` (the first attempt waits for SIGTERM, takes that long and exits 75). A
+            step that is not named succeeds.
     """
     package = home / "components"
     package.mkdir(parents=True)
@@ -79,3 +83,12 @@ def land(raw_log: Path, *days: str) -> None:
     raw_log.mkdir(parents=True, exist_ok=True)
     files = {f"date={day}/part-0.parquet": {"rows": 1, "sha256": "0" * 64} for day in days}
     (raw_log / "source.json").write_text(json.dumps({"files": files}))
+
+
+def python_for(home: Path) -> Path:
+    """Write a ``python`` that runs the steps of ``home`` from anywhere; return its directory."""
+    path = home / "bin" / "python"
+    path.parent.mkdir()
+    path.write_text(f'#!/bin/sh\ncd {shlex.quote(str(home))}\nexec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+    return path.parent
