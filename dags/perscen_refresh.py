@@ -19,7 +19,7 @@ _REFRESH: Final = Step(
     code=(),
 )
 _SMOKE_TEST: Final = Step(
-    name="smoke_test",
+    name="smoke-test",
     summary="ask what is being served the probes that travel with it",
     inputs=(),
     output="serving",
@@ -44,6 +44,8 @@ def build(deployment: Deployment) -> DAG:
         schedule=[RELEASE],
         catchup=False,
         max_active_runs=1,
+        # A run that an asset started is about no day; pods are named after the release instead.
+        user_defined_macros={"ds": "release"},
         tags=["perscen"],
     ) as dag:
         refresh = task_of(_REFRESH, argv=argv, deployment=deployment)
