@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import re
-import shutil
 import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,36 +86,3 @@ def test_servers_have_the_version_of_their_clients():
     assert read_yaml("airflow/values.yaml")["images"]["airflow"]["tag"] == airflow
     assert read_yaml("mlflow/values.yaml")["image"]["tag"] == mlflow
     assert read_yaml("compose.yaml")["services"]["mlflow"]["image"] == f"perscen-mlflow:{mlflow}"
-
-
-@pytest.mark.medium
-def test_the_airflow_image_holds_all_that_the_dags_import(tmp_path):
-    """Without the library: in the cluster it is in the pods alone."""
-    for sources, target in copied(INFRA / "images" / "airflow.Dockerfile"):
-        place = tmp_path / Path(target).relative_to("/opt/perscen")
-        for source in sources:
-            if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, place, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                place.mkdir(parents=True, exist_ok=True)  # several files go into a folder
-                shutil.copy(ROOT / source, place)
-    code = (
-        "import sys; sys.modules['perscen'] = sys.modules['torch'] = sys.modules['mlflow'] = None\n"
-        "import dags.perscen_daily, dags.perscen_refresh, components\n"
-        "print(components.__file__, len(dags.perscen_daily.dag.tasks))"
-    )
-    overlay = INFRA / "kubernetes" / "overlays" / "gpu-pool" / "deployment.yaml"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(tmp_path),
-            "AIRFLOW_HOME": str(tmp_path / "airflow"),
-            "PERSCEN_DEPLOYMENT": str(overlay),
-        },
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].split() == [str(tmp_path / "components/__init__.py"), "10"]

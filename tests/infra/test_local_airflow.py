@@ -27,7 +27,9 @@ from tests.infra.files import INFRA
 
 SCRIPT = INFRA / "airflow" / "local.sh"
 PORTS = ("AIRFLOW_PORT", "MLFLOW_PORT", "RUNS_PORT", "POSTGRES_PORT")
+# Airflow reads no file that does not name it.
 DAGS = """\
+# An Airflow DAG
 from dags._deployment import read_deployment
 from dags.perscen_daily import build
 
