@@ -7,28 +7,17 @@ environment (``AWS_*``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
-from botocore import exceptions as boto  # type: ignore[import-untyped]
 
-from perscen.errors import ArtifactError, ConfigError, ServiceUnavailable
-from perscen.staging import is_full, storage_full
+from components.adapters.stores import no_bucket, talking
+from perscen.errors import ArtifactError, ConfigError
 
 logger = logging.getLogger(__name__)
-
-_CREDENTIALS: Final = (
-    boto.CredentialRetrievalError,
-    boto.NoCredentialsError,
-    boto.PartialCredentialsError,
-    boto.ProfileNotFound,
-    PermissionError,
-)
-_NO_ADDRESS: Final = (boto.ParamValidationError, ImportError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -45,7 +34,7 @@ class Folder:
             ServiceUnavailable: It does not answer.
             ArtifactError: A name would lead out of the directory.
         """
-        with self._talking("list"):
+        with talking(f"list {self.address}"):
             fs, root = self._open()
             try:
                 paths = fs.find(root)
@@ -70,7 +59,7 @@ class Folder:
             StorageFull: There is no room for them.
         """
         to.mkdir(parents=True, exist_ok=True)
-        with self._talking("fetch", fills=to):
+        with talking(f"fetch {self.address}", fills=to):
             fs, root = self._open()
             for name in names:
                 (to / name).parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +82,7 @@ class Folder:
         files = {p.relative_to(directory).as_posix(): p for p in directory.rglob("*")}
         files = {name: path for name, path in sorted(files.items()) if path.is_file()}
         there = self.names()
-        with self._talking("send"):
+        with talking(f"send to {self.address}"):
             fs, root = self._open()
             _remove(fs, root, [name for name in there if name == seal])
             _remove(fs, root, [name for name in there if name not in files and name != seal])
@@ -110,46 +99,25 @@ class Folder:
             ServiceUnavailable: The store does not answer.
         """
         names = self.names()
-        with self._talking("remove"):
+        with talking(f"remove {self.address}"):
             fs, root = self._open()
             _remove(fs, root, names)
 
     def _open(self) -> tuple[Any, str]:
         # Another process writes there too: what was listed once is not true for ever.
-        fs, root = fsspec.url_to_fs(self.address, use_listings_cache=False)
+        try:
+            fs, root = fsspec.url_to_fs(self.address, use_listings_cache=False)
+        except (ImportError, ValueError) as exc:
+            raise ConfigError(
+                f"{self.address} is no address of a store we can reach: {exc}",
+                hint="write s3://bucket/path, or install fsspec's package for that kind of store",
+            ) from exc
         return fs, root.rstrip("/")
 
     def _check_bucket(self, fs: Any, root: str) -> None:
         bucket = root.lstrip("/").split("/")[0]
         if "s3" in fs.protocol and not fs.exists(bucket):
-            raise ConfigError(
-                f"there is no bucket {bucket!r} for {self.address}",
-                hint="make the bucket, or check the address and AWS_ENDPOINT_URL",
-            )
-
-    @contextmanager
-    def _talking(self, action: str, *, fills: Path | None = None) -> Iterator[None]:
-        """Translate what stores, the network and the disk raise while doing ``action``."""
-        try:
-            yield
-        except _CREDENTIALS as exc:
-            raise ConfigError(
-                f"{self.address} refuses us ({action}): {exc}",
-                hint="give the process AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role that "
-                "may list, read, write and delete there",
-            ) from exc
-        except _NO_ADDRESS as exc:
-            raise ConfigError(
-                f"{self.address} is no address of a store we can reach: {exc}",
-                hint="write s3://bucket/path, or install fsspec's package for that kind of store",
-            ) from exc
-        except (boto.BotoCoreError, boto.ClientError, OSError) as exc:
-            if fills is not None and is_full(exc):
-                raise storage_full(exc, fills) from exc
-            raise ServiceUnavailable(
-                f"could not {action} {self.address}: {exc}",
-                hint="check that the store can be reached, and try again",
-            ) from exc
+            raise no_bucket(self.address, bucket)
 
 
 def _remove(fs: Any, root: str, names: list[str]) -> None:

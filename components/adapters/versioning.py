@@ -13,14 +13,12 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from botocore import exceptions as boto  # type: ignore[import-untyped]
 from dvc.config import ConfigError as DvcConfigError
 from dvc.data_cloud import Remote
 from dvc.fs import localfs, parse_external_url
@@ -28,28 +26,14 @@ from dvc_data.hashfile.build import build
 from dvc_data.hashfile.tree import Tree
 from dvc_objects.fs import generic
 
+from components.adapters.stores import no_bucket, talking
 from components.store import MANIFEST_NAME, VOLATILE
-from perscen.errors import ArtifactError, ConfigError, ServiceUnavailable
-from perscen.staging import is_full, storage_full
+from perscen.errors import ArtifactError, ConfigError
 
 logger = logging.getLogger(__name__)
 
 _POINTERS: Final = "splits"
 _HASH: Final = "md5"
-_NO_CREDENTIALS: Final = (
-    boto.CredentialRetrievalError,
-    boto.NoCredentialsError,
-    boto.PartialCredentialsError,
-    boto.ProfileNotFound,
-)
-_WRONG: Final = (
-    boto.ConfigNotFound,
-    boto.ConfigParseError,
-    boto.ParamValidationError,
-    DvcConfigError,
-    ImportError,  # a kind of address for which DVC wants a package more
-    PermissionError,
-)
 _AGAIN: Final = "run the day again: what the remote lacks is sent once more"
 
 
@@ -78,7 +62,9 @@ def commit(path: Path, *, logical_date: date, remote: str) -> str:
         ServiceUnavailable: It does not answer.
         StorageFull: Its disk is full.
     """
-    with _talking(f"commit the splits of {logical_date}", remote, fills=Path(remote) / _POINTERS):
+    with talking(
+        f"commit the splits of {logical_date} to {remote}", fills=Path(remote) / _POINTERS
+    ):
         store = _open(remote)
         # Staged by reference: files go straight to the remote, and no cache of ours is kept.
         staging, meta, tree = build(store.odb, str(path), localfs, _HASH, ignore=_WithoutVolatile())
@@ -106,7 +92,7 @@ def committed(remote: str) -> list[Pointer]:
         ConfigError: The remote cannot be one, or refuses us.
         ServiceUnavailable: It does not answer.
     """
-    with _talking("list the committed splits", remote):
+    with talking(f"list the splits in {remote}"):
         return _open(remote).pointers()
 
 
@@ -118,7 +104,7 @@ def fetch(dvc: str, *, remote: str, to: Path) -> None:
         ConfigError: The remote cannot be one, or refuses us.
         ServiceUnavailable: It does not answer.
     """
-    with _talking(f"fetch {dvc}", remote, fills=to):
+    with talking(f"fetch {dvc} from {remote}", fills=to):
         odb = _open(remote).odb
         try:
             listing = odb.fs.cat_file(odb.oid_to_path(dvc))
@@ -181,7 +167,13 @@ class _Store:
 
 
 def _open(remote: str) -> _Store:
-    fs, path = parse_external_url(remote)
+    try:
+        fs, path = parse_external_url(remote)
+    except (DvcConfigError, ImportError) as exc:
+        raise ConfigError(
+            f"{remote} cannot be a DVC remote: {exc}",
+            hint="set PERSCEN_DVC_REMOTE to a folder or to s3://bucket/prefix",
+        ) from exc
     if fs.protocol == localfs.protocol:
         root = Path(path)
         # An unmounted volume must not become a folder on the pod's own disk.
@@ -195,10 +187,7 @@ def _open(remote: str) -> _Store:
     try:
         fs.fs.info(bucket)
     except FileNotFoundError:
-        raise ConfigError(
-            f"{remote} cannot be a DVC remote: there is no bucket {bucket!r}",
-            hint="make the bucket, or check PERSCEN_DVC_REMOTE and AWS_ENDPOINT_URL",
-        ) from None
+        raise no_bucket(remote, bucket) from None
     return _Store(fs, path.rstrip("/"))
 
 
@@ -242,27 +231,3 @@ def _parse(text: bytes, *, origin: str) -> Pointer:
         return Pointer(day, out["md5"], meta["digest"], out["size"], out["nfiles"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as exc:
         raise ArtifactError(f"{origin} is no pointer to splits: {exc}", hint=_AGAIN) from exc
-
-
-@contextmanager
-def _talking(action: str, remote: str, *, fills: Path | None = None) -> Iterator[None]:
-    """Translate what DVC, S3 and the disk raise while doing ``action``."""
-    try:
-        yield
-    except _NO_CREDENTIALS as exc:
-        raise ConfigError(
-            f"could not {action} at {remote}: {exc}",
-            hint="give the process AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role",
-        ) from exc
-    except _WRONG as exc:
-        raise ConfigError(
-            f"could not {action} at {remote}: {exc}",
-            hint="check PERSCEN_DVC_REMOTE, and that its owner lets us read and write there",
-        ) from exc
-    except (boto.BotoCoreError, boto.ClientError, OSError) as exc:
-        if fills is not None and is_full(exc):
-            raise storage_full(exc, fills) from exc
-        raise ServiceUnavailable(
-            f"could not {action} at {remote}: {exc}",
-            hint="check that the remote can be reached, and try again",
-        ) from exc

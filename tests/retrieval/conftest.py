@@ -58,6 +58,7 @@ def bundle_of(world: World, directory: Path, *, include_users: bool = True) -> B
         num_probes=3,
         include_users=include_users,
         report=[world.path("report") / "index.html"],
+        manifests={"model": world.path("model") / "manifest.json"},
     )
 
 

@@ -27,6 +27,7 @@ KINDS = [
     "histories/items.npy",
     "slices/start.npy",
     "probes.parquet",
+    "manifests/model.json",
     "report/index.html",
     "report/files.json",
 ]

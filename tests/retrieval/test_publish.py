@@ -86,6 +86,27 @@ def test_the_champion_artifact_is_the_same_however_often_it_is_made(world, tomor
     assert not (tomorrow.path("champion") / "bundle" / "report").exists()
 
 
+def test_where_a_release_comes_from_is_a_tag_and_no_part_of_what_it_is(
+    world, registry, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PERSCEN_REVISION", "abc123")
+    (world.path("splits") / "run.json").write_text('{"dvc": "d41d.dir"}')
+    first = released(world)
+    assert registry.release("champion").splits_dvc == "d41d.dir"
+    assert registry.release("champion").revision == "abc123"
+    # Made by `dvc repro` from another revision, it is the same release.
+    (world.path("splits") / "run.json").unlink()
+    monkeypatch.setenv("PERSCEN_REVISION", "def456")
+    assert world.publish()["bundle_id"] == first["bundle_id"]
+
+
+def test_a_release_without_known_origin_has_no_tags_of_it(world, registry, monkeypatch):
+    monkeypatch.setattr("components.steps.publish.revision", lambda: None)
+    released(world)
+    release = registry.release("champion")
+    assert (release.splits_dvc, release.revision) == (None, None)
+
+
 def test_publishing_the_same_bundle_twice_changes_nothing(world, registry):
     first = released(world)
     assert world.publish() == first | {"moved": False}

@@ -6,10 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
 
 from components.store import write_manifest
 from perscen.staging import staged
@@ -20,6 +17,8 @@ from tests.retrieval.world import DAY, _splits_manifest
 @pytest.fixture(scope="session")
 def s3_address() -> Iterator[str]:
     """An S3 server on loopback."""
+    from moto.server import ThreadedMotoServer  # seconds, for those who need it
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     yield "http://{}:{}".format(*server.get_host_and_port())
@@ -29,6 +28,8 @@ def s3_address() -> Iterator[str]:
 @pytest.fixture
 def s3(s3_address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """An empty bucket of this test's own, found and opened by the environment as in a pod."""
+    import boto3
+
     empty = tmp_path / "empty"
     empty.touch()
     for name, value in {
@@ -59,6 +60,8 @@ def remote(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def forget_connections() -> None:
     """Let the next connection read the environment again."""
+    import s3fs
+
     s3fs.S3FileSystem.clear_instance_cache()
 
 
