@@ -30,7 +30,8 @@ names=() pids=()
 start() { # NAME COMMAND...
   local name=$1
   shift
-  "$@" >"$home/$name.log" 2>&1 </dev/null &
+  # Out of reach of the terminal's Ctrl-C: a scheduler that is told twice never ends.
+  setsid "$@" >"$home/$name.log" 2>&1 </dev/null &
   names+=("$name") pids+=($!)
 }
 
@@ -40,7 +41,12 @@ stop() {
   if [ ${#pids[@]} -gt 0 ]; then
     echo "Stopping ..."
     kill -TERM "${pids[@]}" 2>/dev/null || true
-    wait "${pids[@]}" 2>/dev/null || true
+    # Running tasks would be waited for; a step whose parent is gone stops by itself, in good order.
+    for ((waited = 0; waited < 30; waited++)); do
+      kill -0 "${pids[@]}" 2>/dev/null || break
+      sleep 1
+    done
+    for pid in "${pids[@]}"; do kill -KILL -- "-$pid" 2>/dev/null || true; done
   fi
   if [ -n "${postgres_data:-}" ]; then
     as_postgres "$postgres_bin/pg_ctl" --pgdata "$postgres_data" --mode fast --silent stop || true
@@ -105,7 +111,7 @@ healthy() {
   python - "$url/api/v2/monitor/health" <<'PYTHON' 2>/dev/null
 import json, sys, urllib.request
 
-parts = json.load(urllib.request.urlopen(sys.argv[1], timeout=5))
+parts = json.load(urllib.request.urlopen(sys.argv[1], timeout=20))
 sys.exit(any(part["status"] != "healthy" for part in parts.values()))
 PYTHON
 }
