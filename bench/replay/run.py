@@ -35,9 +35,9 @@ def run(world: World, plan: Plan, *, again: date) -> Replay:
     with airflow_standalone(
         world.home / "airflow", PERSCEN_DEPLOYMENT=str(world.deployment)
     ) as airflow:
+        _backfill(airflow, plan.first, plan.last)
         airflow.unpause(_DAILY)
         airflow.unpause(_REFRESH)
-        _backfill(airflow, plan.first, plan.last)
         states = _wait(airflow, count=len(plan.days()), timeout=_DAY_S * len(plan.days()))
         releases = sum(day["publish"] == "success" for day in states.values())
         refreshes = len(airflow.wait_for_runs(_REFRESH, count=releases))
@@ -51,8 +51,7 @@ def run(world: World, plan: Plan, *, again: date) -> Replay:
 
 
 def _backfill(airflow: Airflow, first: date, last: date, *options: str) -> None:
-    argv = ["backfill", "create", "--dag-id", _DAILY, "--max-active-runs", "1"]
-    airflow.run(*argv, "--from-date", str(first), "--to-date", str(last), *options)
+    airflow.backfill(_DAILY, str(first), str(last), "--max-active-runs", "1", *options)
 
 
 def _wait(airflow: Airflow, *, count: int, timeout: float) -> dict[date, dict[str, str]]:

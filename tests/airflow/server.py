@@ -60,8 +60,18 @@ class Airflow:
 
     def unpause(self, dag_id: str) -> None:
         """Let a DAG's runs start, once the DAG processor has read it."""
-        self.wait(lambda: self._known(dag_id), for_="DAG " + dag_id, timeout=120)
+        self._wait_for_dag(dag_id)
         self.patch(f"dags/{dag_id}", is_paused=False)
+
+    def backfill(self, dag_id: str, first: str, last: str, *options: str) -> None:
+        """Create a backfill of the days ``first`` to ``last``.
+
+        Best while the DAG is paused. Airflow reads, then writes in one transaction, which SQLite
+        refuses when anyone has written in between; a scheduler with runs writes all the time.
+        """
+        self._wait_for_dag(dag_id)
+        days = ("--from-date", first, "--to-date", last)
+        self.run("backfill", "create", "--dag-id", dag_id, *days, *options)
 
     def runs(self, dag_id: str) -> dict[str, dict[str, Any]]:
         """Return the runs of a DAG by id, oldest first."""
@@ -92,8 +102,11 @@ class Airflow:
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
         raise AssertionError(f"waited {timeout:.0f} s for {for_}\n{tail}")
 
-    def _known(self, dag_id: str) -> bool:
-        return any(dag["dag_id"] == dag_id for dag in self.get("dags", limit=100)["dags"])
+    def _wait_for_dag(self, dag_id: str) -> None:
+        def known() -> bool:
+            return any(dag["dag_id"] == dag_id for dag in self.get("dags", limit=100)["dags"])
+
+        self.wait(known, for_=f"DAG {dag_id}", timeout=120)
 
     def _ask(self, method: str, path: str, **content: Any) -> Any:
         answer = requests.request(method, f"{self.url}/api/v2/{path}", timeout=60, **content)
