@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
+_UNTOLD: Final = "unknown"
+"""What an image says that was built without a revision."""
 
 
 def revision() -> str | None:
@@ -17,7 +19,7 @@ def revision() -> str | None:
     committed included.
     """
     if told := os.environ.get("PERSCEN_REVISION"):
-        return told
+        return None if told == _UNTOLD else told
     if not (_ROOT / ".git").exists():
         return None  # installed below somebody else's repository
     try:

@@ -16,9 +16,10 @@ def _not_told(monkeypatch):
     monkeypatch.delenv("PERSCEN_REVISION", raising=False)
 
 
-def test_an_image_tells_what_it_was_built_from(monkeypatch):
-    monkeypatch.setenv("PERSCEN_REVISION", "v1.2")
-    assert revision() == "v1.2"
+@pytest.mark.parametrize(("told", "known"), [("v1.2", "v1.2"), ("unknown", None)])
+def test_an_image_tells_what_it_was_built_from(monkeypatch, told, known):
+    monkeypatch.setenv("PERSCEN_REVISION", told)
+    assert revision() == known
 
 
 def test_a_checkout_tells_its_head():
