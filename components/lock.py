@@ -12,6 +12,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
+from components.places import Place
 from perscen.errors import ConfigError, ServiceUnavailable
 from perscen.staging import is_full, storage_full
 
@@ -22,19 +23,24 @@ _NOT_WRITABLE: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.
 
 
 @contextmanager
-def alone(place: Path, *, run_id: str) -> Iterator[None]:
-    """Hold ``.lock-<name>`` beside a place, so that no other process works on it meanwhile.
+def alone(desk: Path, *, what: Place, run_id: str) -> Iterator[None]:
+    """Hold ``.lock-<name>`` beside a path, so that no other process makes the same meanwhile.
 
     The lock is the operating system's and ends with the process, however that dies; on a network
     volume, when its server has noticed. The file stays: removing it would let two attempts hold
     two files of one name.
+
+    Args:
+        desk: A path that every attempt comes to.
+        what: The output that is made there.
+        run_id: Whose attempt this is; told to the next one.
 
     Raises:
         ServiceUnavailable: Another attempt held it all the while; says which.
         ConfigError: The directory is not writable, or its file system has no locks.
         StorageFull: Not even the lock's file has room.
     """
-    path = place.with_name(f".lock-{place.name}")
+    path = desk.with_name(f".lock-{desk.name}")
     lock = FileLock(
         path,
         timeout=WAIT_S,
@@ -47,11 +53,11 @@ def alone(place: Path, *, run_id: str) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise ServiceUnavailable(
-            f"another attempt is still making {place}: {_holder(path)}",
+            f"another attempt is still making {what}: {_holder(path)}",
             hint="it is tried again later; end the other attempt if nobody waits for it",
         ) from None
     except OSError as exc:
-        raise _translate(exc, place) from exc
+        raise _translate(exc, desk) from exc
     try:
         yield
     finally:
@@ -71,21 +77,21 @@ def _holder(path: Path) -> str:
         return "one that cannot be read"
 
 
-def _translate(error: OSError, place: Path) -> Exception:
+def _translate(error: OSError, desk: Path) -> Exception:
     if is_full(error):
-        return storage_full(error, place)
+        return storage_full(error, desk)
     if error.errno in _NO_LOCKS:
         return ConfigError(
-            f"the file system of {place.parent} has no locks, so two attempts of a step could "
+            f"the file system of {desk.parent} has no locks, so two attempts of a step could "
             "destroy each other's work",
             hint="mount it with locks (Lustre: -o flock), or keep the runs in an object store",
         )
     if error.errno in _NOT_WRITABLE:
         return ConfigError(
-            f"{place} cannot be written: {error.strerror}",
+            f"{desk} cannot be written: {error.strerror}",
             hint="check --out, the volume's mount and the permissions of its directory",
         )
     return ServiceUnavailable(
-        f"the file system of {place.parent} gives no lock: {error}",
+        f"the file system of {desk.parent} gives no lock: {error}",
         hint="check the volume and its server, and try again",
     )

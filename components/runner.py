@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -83,7 +85,8 @@ def run_step(
         )
     around = surroundings or Surroundings()
     if around.result is not None:
-        around.result.unlink(missing_ok=True)  # an earlier attempt's
+        with suppress(OSError):  # said when it is written
+            around.result.unlink()  # an earlier attempt's
     started = time.monotonic()
     places = {**{key: inputs[key] for key in step.inputs}, step.output: output}
     with at_hand(places, scratch=around.scratch) as here:
@@ -140,18 +143,27 @@ def _kept(
         with working_directory(around.scratch) as scratch:
             yield scratch
         return
-    away = is_address(place)
-    # A store has no locks: there, attempts meet where their checkpoints lie.
-    desk = state.with_name(local.name) if away else local
     resumes = step.resumable and around.state is None
-    with alone(desk, run_id=around.run_id):
+    desk = _desk(str(place), state, around) if is_address(place) else local
+    with alone(desk, what=place, run_id=around.run_id):
         with ExitStack() as stack:
-            if away:
+            if is_address(place):
                 address = str(place)
                 stack.enter_context(sent(local, address, aftermath=_STATE, resumes=resumes))
             yield stack.enter_context(staged(local))
         # Not before the output is in place: else a failing store would cost the whole training.
         shutil.rmtree(state, ignore_errors=True)
+
+
+def _desk(address: str, state: Path, around: Surroundings) -> Path:
+    """Return where attempts with one output in an object store meet, as a store has no locks.
+
+    That is where checkpoints outlive pods, or else this machine.
+    """
+    if around.state is not None:
+        return state.with_suffix("")
+    digest = hashlib.sha256(address.encode()).hexdigest()
+    return (around.scratch or Path(tempfile.gettempdir())) / f"perscen-{os.getuid()}-{digest[:16]}"
 
 
 def _commit(task: Task, *, remote: str) -> str:

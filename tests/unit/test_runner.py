@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from datetime import date
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from components import runner
+from components.adapters import versioning
 from components.pipeline import PIPELINE
 from components.runner import code_version, run_step
 from components.store import open_artifact
@@ -152,3 +154,113 @@ def test_the_version_of_the_code_is_that_of_the_steps_own_files(tmp_path, monkey
     assert code_version(PIPELINE["gate"]) == before
     (tmp_path / "perscen/evaluation/module.py").write_text("two")
     assert code_version(PIPELINE["gate"]) != before
+
+
+def test_the_result_tells_a_scheduler_what_was_made_and_where(run, tmp_path):
+    def noted(task, *, publish):
+        task.notes.update(version="3", released=True)
+        return champion(task, publish=publish)
+
+    result = tmp_path / "xcom/return.json"
+    made = run(noted, surroundings=Surroundings(run_id="r1", result=result))
+    told = json.loads(result.read_text())
+    record = json.loads((tmp_path / "champion/run.json").read_text())
+    assert told.pop("duration_s") == record["duration_s"]
+    assert told == {
+        "step": "champion",
+        "artifact": "champion",
+        "place": str(tmp_path / "champion"),
+        "digest": made.digest,
+        "logical_date": "2022-05-05",
+        "run_id": "r1",
+        "version": "3",
+        "released": True,
+    }
+    assert names(result.parent) == {"return.json"}
+
+
+def test_a_failed_attempt_leaves_no_result_not_even_an_earlier_one(run, tmp_path):
+    around = Surroundings(result=tmp_path / "result.json")
+    run(surroundings=around)
+
+    def fails(task, *, publish):
+        raise ArtifactError("no")
+
+    with pytest.raises(ArtifactError):
+        run(fails, surroundings=around)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_a_result_that_cannot_be_written_is_a_wrong_setting(run, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"the result cannot be written to .*: File exists"):
+        run(surroundings=Surroundings(result=tmp_path / "file/result.json"))
+
+
+def test_checkpoints_lie_where_they_outlive_a_pod_by_day_and_output(run, tmp_path):
+    def remember(task, *, publish):
+        assert task.aftermath == tmp_path / "champion.state"
+        task.state.mkdir(parents=True, exist_ok=True)
+        (task.state / "checkpoint").write_text("half way")
+        raise ArtifactError("no")
+
+    around = Surroundings(state=tmp_path / "volume")
+    with pytest.raises(ArtifactError):
+        run(remember, surroundings=around)
+    assert (tmp_path / "volume/2022-05-05/champion.state/checkpoint").exists()
+    assert not (tmp_path / "champion.state").exists()
+    run(surroundings=around)
+    assert not (tmp_path / "volume/2022-05-05/champion.state").exists()
+
+
+def test_a_versioned_output_is_committed_before_it_takes_its_place(run, tmp_path, monkeypatch):
+    committed = []
+
+    def commit(path, *, logical_date, remote):
+        assert not (tmp_path / "champion").exists()
+        open_artifact(path, kind="champion")
+        committed.append((logical_date, remote))
+        return "0123.dir"
+
+    versioned = dataclasses.replace(PIPELINE["champion"], versioned=True)
+    monkeypatch.setattr(runner, "PIPELINE", {"champion": versioned})
+    monkeypatch.setattr(versioning, "commit", commit)
+    run(surroundings=Surroundings(dvc_remote="s3://bucket/dvc"))
+    assert committed == [(DAY, "s3://bucket/dvc")]
+    assert json.loads((tmp_path / "champion/run.json").read_text())["dvc"] == "0123.dir"
+    run(out="again")
+    assert "dvc" not in json.loads((tmp_path / "again/run.json").read_text())
+
+
+def test_of_processes_that_share_a_step_the_first_alone_keeps_the_output(run, tmp_path):
+    around = Surroundings(rank=1, result=tmp_path / "result.json", scratch=tmp_path / "scratch")
+    second = run(surroundings=around)
+    assert names(tmp_path) == {"params.yaml", "scratch"}
+    assert names(tmp_path / "scratch") == set()
+    assert run() == second
+
+
+def test_the_environment_says_where_a_step_runs_and_an_empty_variable_nothing():
+    assert Surroundings.of(
+        {
+            "PERSCEN_RUN_ID": "scheduled__2022-05-05",
+            "PERSCEN_RESULT": "/airflow/xcom/return.json",
+            "PERSCEN_STATE": "/perscen/state",
+            "PERSCEN_SCRATCH": "/scratch",
+            "PERSCEN_DVC_REMOTE": "s3://bucket/dvc",
+            "TORCHELASTIC_RUN_ID": "none",
+            "WORLD_SIZE": "2",
+            "RANK": "1",
+        }
+    ) == Surroundings(
+        run_id="scheduled__2022-05-05",
+        result=Path("/airflow/xcom/return.json"),
+        state=Path("/perscen/state"),
+        scratch=Path("/scratch"),
+        dvc_remote="s3://bucket/dvc",
+        processes=2,
+        rank=1,
+    )
+    silent = Surroundings.of({"PERSCEN_RUN_ID": "", "PERSCEN_STATE": "", "RANK": "1"})
+    assert silent == Surroundings(run_id=silent.run_id)
+    assert silent.run_id != Surroundings.of({}).run_id
