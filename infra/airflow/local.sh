@@ -132,7 +132,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 case ${AIRFLOW_DB:-sqlite} in
-  sqlite) AIRFLOW_DB_URL=sqlite:///$home/airflow.db ;;
+  sqlite) AIRFLOW_DB_URL="sqlite:///$home/airflow.db?timeout=60" ;; # several processes write it
   postgres) [ -n "${AIRFLOW_DB_URL:-}" ] || start_postgres ;;
   *) fail "AIRFLOW_DB is '$AIRFLOW_DB', expected sqlite or postgres" ;;
 esac
