@@ -117,9 +117,9 @@ def test_a_scheduled_day_runs_on_postgresql_and_ctrl_c_leaves_nothing(folder):
         runs = airflow.wait_for_runs("perscen_daily", count=1, timeout=400)
         (run_id,) = runs
 
-        assert airflow.states("perscen_daily", run_id) == dict.fromkeys(
-            ("landed", *(step.name for step in PIPELINE.steps)), "success"
-        )
+        states = airflow.states("perscen_daily", run_id)
+        steps = ("landed", *(step.name for step in PIPELINE.steps))
+        assert states == dict.fromkeys(steps, "success"), task_logs(folder / "airflow")
         assert len(diary(home)) == 2 * len(PIPELINE.steps)
         assert stored_runs(folder / "airflow", int(told["POSTGRES_PORT"])) == [run_id]
         greeting = (folder / "out").read_text()
@@ -145,6 +145,12 @@ def said(script: subprocess.Popen[bytes], folder: Path, words: str) -> bool:
     text = (folder / "out").read_text()
     assert script.poll() is None, text
     return words in text
+
+
+def task_logs(airflow_home: Path) -> str:
+    return "\n".join(
+        path.read_text()[-2000:] for path in airflow_home.glob("logs/dag_id=*/**/*.log")
+    )
 
 
 def heard(process: psutil.Process) -> list[psutil._common.addr]:
