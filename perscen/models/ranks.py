@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -72,6 +73,28 @@ def gather_rows(rows_B: Tensor) -> Tensor:
     with _peers():
         dist.all_reduce(rows_A)
     return rows_A.to(rows_B.dtype)
+
+
+def gather_parts(rows_B: Tensor) -> Tensor:
+    """Return ``[A, ...]``, put together from each rank's :func:`share`, with a gradient.
+
+    It is the gradient of the sum of all ranks' losses, which every rank must work backwards from.
+    """
+    gathered: Tensor = _Gather.apply(rows_B)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows_B: Tensor) -> Tensor:
+        rows_A = gather_rows(rows_B)
+        ctx.own = share(len(rows_A))
+        return rows_A
+
+    @staticmethod
+    def backward(ctx: Any, grad_A: Tensor) -> Tensor:
+        (total_A,) = sum_over_ranks(grad_A)
+        return total_A[ctx.own]
 
 
 @torch.no_grad()

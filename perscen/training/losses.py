@@ -24,7 +24,7 @@ from perscen.data.batches import ItemSource, UserBatch, UserSource
 from perscen.data.sampling import NegativeSampler
 from perscen.data.splits import Splits
 from perscen.models.gather import spread
-from perscen.models.ranks import share
+from perscen.models.ranks import gather_parts, num_ranks, share
 from perscen.models.two_tower import TwoTower
 from perscen.schema import FIRST_ROW
 
@@ -74,6 +74,10 @@ class Objective:
         self._items = ItemSource(splits.items, device=device)
         self._catalogue_M = torch.arange(FIRST_ROW, self._items.num_rows, device=device)
         self._catalogue = self._items.batch(self._catalogue_M)
+        self._own_items = self._catalogue
+        if num_ranks() > 1:
+            own_M = self._catalogue_M[share(len(self._catalogue_M))]
+            self._own_items = self._items.batch(own_M)
         self._row_loss = binary_cross_entropy if config.loss == "bce" else softmax_cross_entropy
         self._sampler = (
             None
@@ -104,7 +108,7 @@ class Objective:
             if not self._config.dedup:
                 logits_BC, auxiliary = self._naive(rows_B, candidates_BC)
             elif self._sampler is None:
-                logits_BC, auxiliary = self._over_the_catalogue(rows_B)
+                logits_BC, auxiliary = self._over_the_catalogue(rows_B, whole_batch)
             else:
                 logits_BC, auxiliary = self._grouped(rows_B, candidates_BC)
         task_B = self._row_loss(_wide(logits_BC), target_B)
@@ -130,48 +134,61 @@ class Objective:
         # One key per (item, scenario): item vectors depend on the scenario, so the tower runs once
         # per distinct pair.
         keys_BC = batch.scenario_B[:, None] * self._items.num_rows + candidates_BC
-        keys_P, pair_BC = torch.unique(keys_BC, return_inverse=True)
+        keys_P, pair_BC, count_P = torch.unique(keys_BC, return_inverse=True, return_counts=True)
         items_P = keys_P % self._items.num_rows
         if candidates_BC.numel() >= _WHOLE_CATALOGUE_FROM * len(self._catalogue_M):
             items, index_P = self._catalogue, items_P - FIRST_ROW
         else:
             rows_M, index_P = torch.unique(items_P, return_inverse=True)
             items = self._items.batch(rows_M)
-        vectors_PG = self._model.encode_items(items, index_P, keys_P // self._items.num_rows)
+        scenario_P = keys_P // self._items.num_rows
+        vectors_PG = self._model.encode_items_counted(items, index_P, scenario_P, count_P)
         vectors_PG, vectors_BG = _wide(vectors_PG), _wide(users.vectors_BG)
         candidates_BCG = spread(vectors_PG, pair_BC.flatten()).view(
             *pair_BC.shape, vectors_PG.shape[1]
         )
         return (candidates_BCG @ vectors_BG[:, :, None]).squeeze(-1), users.auxiliary_loss
 
-    def _over_the_catalogue(self, rows_B: Longs) -> tuple[Tensor, Tensor]:
+    def _over_the_catalogue(self, rows_B: Longs, whole_batch: Longs) -> tuple[Tensor, Tensor]:
         batch = self._user_batch(rows_B)
         users = self._model.encode_users(batch)
-        present_S, which_B = torch.unique(batch.scenario_B, return_inverse=True)
-        if not len(rows_B):
-            present_S = present_S.new_zeros(1)  # a part without rows: any scenario will do
-        num_items = len(self._catalogue_M)
-        vectors_PG = self._model.encode_items(
-            self._catalogue,
-            torch.arange(num_items, device=self._device).repeat(len(present_S)),
-            present_S.repeat_interleave(num_items),
+        present_S = self._on_device(
+            np.unique(self._train.scenario[whole_batch]).astype(np.int64, copy=False)
         )
+        vectors_PG = self._encode_catalogue(present_S)
         if len(present_S) == 1:
             return users.vectors_BG @ vectors_PG.T, users.auxiliary_loss
         # A scenario's rows meet that scenario's item vectors alone; then back into batch order.
+        which_B = torch.searchsorted(present_S, batch.scenario_B)
         order_B = torch.argsort(which_B, stable=True)
-        sizes = torch.bincount(which_B).tolist()
+        sizes = torch.bincount(which_B, minlength=len(present_S)).tolist()
         logits_BM = torch.cat(
             [
                 rows_BG @ items_MG.T
                 for rows_BG, items_MG in zip(
                     torch.split(users.vectors_BG[order_B], sizes),
-                    torch.split(vectors_PG, num_items),
+                    torch.split(vectors_PG, len(self._catalogue_M)),
                     strict=True,
                 )
             ]
         )
         return logits_BM[torch.argsort(order_B)], users.auxiliary_loss
+
+    def _encode_catalogue(self, scenario_S: Tensor) -> Tensor:
+        """Return ``[P, G]``, all items in the first scenario, then in the next.
+
+        Ranks encode a part of the items each: alone, the item tower would cost each as much as one.
+        """
+        num_items, num_scenarios = len(self._own_items.rows_B), len(scenario_S)
+        vectors_PG: Tensor = self._model.encode_items(
+            self._own_items,
+            torch.arange(num_items, device=self._device).repeat(num_scenarios),
+            scenario_S.repeat_interleave(num_items),
+        )
+        if num_ranks() == 1:
+            return vectors_PG
+        own_MSG = vectors_PG.view(num_scenarios, num_items, -1).transpose(0, 1)
+        return gather_parts(own_MSG).transpose(0, 1).flatten(0, 1)
 
     def _user_batch(self, rows_B: Longs) -> UserBatch:
         return self._users.batch(self._train.user, self._train.scenario, self._slices, rows_B)
