@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -18,6 +19,7 @@ import pytest
 
 from components import cli, runner
 from components.exit_codes import EXIT_CODES
+from components.fates import Fate, fate
 from components.pipeline import PIPELINE
 from perscen import errors
 
@@ -40,7 +42,7 @@ def perscen(monkeypatch, tmp_path, capsys) -> Iterator[Callable[..., tuple[int, 
     monkeypatch.chdir(tmp_path)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*argv: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as left:
@@ -49,7 +51,8 @@ def perscen(monkeypatch, tmp_path, capsys) -> Iterator[Callable[..., tuple[int, 
 
     with mock.patch.dict(os.environ):
         yield run
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(capture=False)
@@ -173,6 +176,42 @@ def test_what_is_no_error_of_ours_has_its_code_too(perscen, gate_raises, error, 
     line = json.loads(err)
     assert (left, says in line["event"]) == (code, True)
     assert ("Traceback" in line.get("traceback", "")) is (code == 1)
+
+
+def test_sigterm_ends_a_step_by_itself_once_all_is_tidied_up(perscen, monkeypatch):
+    tidied, ended_by = [], []
+
+    def told_to_stop(*args, **options):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # a second one does not cut the tidying up short
+            tidied.append(True)
+
+    monkeypatch.setattr(runner, "run_step", told_to_stop)
+    monkeypatch.setattr(signal, "raise_signal", ended_by.append)
+    code, _, err = perscen("--log-format", "json", *GATE)
+    assert json.loads(err)["event"] == "terminated; nothing half-written was kept"
+    assert (tidied, ended_by) == ([True], [signal.SIGTERM])
+    assert code == 143, "the first process of a container is not ended by its own signal"
+    assert fate(code) is Fate.RETRY
+
+
+def test_a_step_is_told_its_places_and_surroundings(perscen, monkeypatch, tmp_path):
+    ran = mock.Mock(side_effect=errors.ConfigError("enough"))
+    monkeypatch.setattr(runner, "run_step", ran)
+    monkeypatch.setenv("PERSCEN_RUN_ID", "scheduled__2022-05-05")
+    monkeypatch.setenv("PERSCEN_RESULT", "result.json")
+    argv = [word.replace("at/model", "s3://bucket/model") for word in GATE]
+    _, _, err = perscen("--log-format", "json", *argv)
+    assert json.loads(err)["run_id"] == "scheduled__2022-05-05"
+    told = ran.call_args.kwargs
+    assert told["inputs"]["model"] == "s3://bucket/model"
+    assert told["inputs"]["scores"] == Path("at/scores")
+    assert told["output"] == Path("at/verdict")
+    around = told["surroundings"]
+    assert (around.run_id, around.result) == ("scheduled__2022-05-05", Path("result.json"))
 
 
 def test_a_bug_shows_a_person_the_traceback(perscen, gate_raises):
