@@ -59,6 +59,9 @@ def _launch(argv: Sequence[str]) -> int:
     processes = determine_local_world_size(arguments.nproc_per_node)
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    # NCCL then raises an error in who lost the others; else it aborts the process, which looks
+    # like a bug and is not tried again.
+    os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     try:
         run(arguments)  # type: ignore[no-untyped-call]
     except ChildFailedError as exc:

@@ -27,8 +27,8 @@ from perscen.models.ranks import copy_from_rank_0, num_ranks, rank, sum_over_ran
 
 PATIENCE: Final = timedelta(minutes=20)
 """How long a rank waits for the others: longer than rank 0 needs for a checkpoint on slow storage
-or a tracking server that does not answer. A rank that dies is noticed at once by the others, one
-whose machine vanished after this long."""
+or a tracking server that does not answer. A rank that dies closes its connections, which the others
+notice at once; one whose machine vanished is missed after this long."""
 
 
 @contextmanager
