@@ -20,7 +20,7 @@ from airflow.providers.cncf.kubernetes.utils.xcom_sidecar import PodDefaults
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from kubernetes.client import V1ObjectMeta, V1Pod
 from kubernetes.client.exceptions import ApiException
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from components.fates import Fate
 from dags._pod_endings import OVERDUE, Ending, container_state, ending, is_lost
@@ -30,8 +30,10 @@ Answer = TypeVar("Answer")
 _GONE: Final = 404
 _PASSING: Final = frozenset({0, None, 401, 429, 500, 502, 503, 504})
 """Statuses of an API that restarts, is overloaded, or wants a fresh token; 0 is a broken socket."""
-_LOG_TIMEOUT_S: Final = (30, 300)
-"""For connecting, and for a silent line; a log that breaks off is taken up where it stopped."""
+_HOLD: Final = 'trap "exit 0" INT TERM; while true; do sleep 1; done'
+"""The side-car's work; the provider's is deaf to SIGTERM and would stay for the pod's grace."""
+_LOG_TIMEOUT_S: Final = (30, 60)
+"""For connecting, and for a silent line: the pod is looked at then, and its log taken up again."""
 
 
 class StepPodOperator(KubernetesPodOperator):
@@ -63,6 +65,7 @@ class StepPodOperator(KubernetesPodOperator):
         for container in others:
             if container.name == PodDefaults.SIDECAR_CONTAINER_NAME:
                 container.image = self.result_image
+                container.command = ["sh", "-c", _HOLD]
                 container.image_pull_policy = step.image_pull_policy
                 container.security_context = step.security_context
                 container.resources.limits = {"memory": "32Mi"}
@@ -194,35 +197,31 @@ class StepPodOperator(KubernetesPodOperator):
                 if self.logged_until is None or stamp > self.logged_until:
                     self.log.info("%s", text)
                     self.logged_until = stamp
+        except ReadTimeoutError:
+            return
         except (HTTPError, ApiException) as exc:
             self.log.warning("the log of %s broke off: %s", pod.metadata.name, exc)
 
     def _keep(self, pod: V1Pod) -> None:
-        """End the side-car, so that the pod holds no GPU, and see that no try adopts the pod."""
-        try:
-            self.pod_manager.extract_xcom_kill(pod)
-            self.patch_already_checked(pod)
-        except (HTTPError, ApiException) as exc:
-            self.log.warning("deleting %s instead of keeping it: %s", pod.metadata.name, exc)
-            self._finish(pod)
+        """Let the pod be looked at, but hold no GPU, and see that no try adopts it."""
+        name, namespace = pod.metadata.name, pod.metadata.namespace
+        # Past its deadline, the pod's side-car is ended too; what the step's container said stays.
+        body = {
+            "metadata": {"labels": {self.POD_CHECKED_KEY: "True"}},
+            "spec": {"activeDeadlineSeconds": 1},
+        }
+        self._ask(lambda: self.client.patch_namespaced_pod(name, namespace, body))
 
     def _finish(self, pod: V1Pod | None) -> None:
         """Delete the pod and return when it is gone."""
-        if pod is None:
-            return
-        state = container_state(pod, self.base_container_name)
-        over = state is not None and state.terminated is not None
-        grace_s = 1 if over else self.termination_grace_period
+        grace_s = self.termination_grace_period
         give_up_at = time.monotonic() + grace_s + OVERDUE.total_seconds()
-        if is_lost(pod, now=datetime.now(UTC)):
-            grace_s = 0
         while pod is not None:
-            if time.monotonic() > give_up_at:
+            if time.monotonic() > give_up_at or is_lost(pod, now=datetime.now(UTC)):
                 grace_s = 0
             # Deleting again shortens the grace if it is less now, and changes nothing else.
             self._delete(pod, grace_s=grace_s)
-            pod = self._read(pod)
-            if pod is not None:
+            if pod := self._read(pod):
                 time.sleep(self.poll_interval)
 
     def _delete(self, pod: V1Pod, *, grace_s: int) -> None:
