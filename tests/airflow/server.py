@@ -22,6 +22,22 @@ from tests.conftest import ROOT
 BIN = Path(sys.executable).parent
 _ENDED = frozenset({"success", "failed"})
 _STOP_S = 30
+_TURNS = """\
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+
+@event.listens_for(Engine, "connect")
+def _leave_transactions_to_us(connection, _):
+    connection.isolation_level = None
+
+
+@event.listens_for(Engine, "begin")
+def _take_the_turn_at_once(connection):
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+"""
+"""For our commands on SQLite: Airflow reads and then writes in one transaction, which SQLite refuses
+at once, as locked, when the scheduler has written in between."""
 T = TypeVar("T")
 
 
@@ -35,9 +51,15 @@ class Airflow:
 
     def run(self, *argv: str, timeout: float = 180) -> str:
         """Run ``airflow ARGV`` against this Airflow and return what it printed."""
+        environment = dict(self.environment)
+        if environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].startswith("sqlite"):
+            settings = self.log.parent / "turns" / "airflow_local_settings.py"
+            settings.parent.mkdir(exist_ok=True)
+            settings.write_text(_TURNS)
+            environment["PYTHONPATH"] += f"{os.pathsep}{settings.parent}"
         done = subprocess.run(
             [BIN / "airflow", *argv],
-            env=self.environment,
+            env=environment,
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -64,11 +86,7 @@ class Airflow:
         self.patch(f"dags/{dag_id}", is_paused=False)
 
     def backfill(self, dag_id: str, first: str, last: str, *options: str) -> None:
-        """Create a backfill of the days ``first`` to ``last``.
-
-        Best while the DAG is paused. Airflow reads, then writes in one transaction, which SQLite
-        refuses when anyone has written in between; a scheduler with runs writes all the time.
-        """
+        """Create a backfill of the days ``first`` to ``last``."""
         self._wait_for_dag(dag_id)
         days = ("--from-date", first, "--to-date", last)
         self.run("backfill", "create", "--dag-id", dag_id, *days, *options)
