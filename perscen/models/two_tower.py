@@ -67,6 +67,16 @@ class TwoTower(nn.Module, ABC):
         many pairs point to it.
         """
 
+    def encode_items_counted(
+        self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor, count_P: Tensor
+    ) -> Tensor:
+        """Return the same for pairs that each stand for ``count_P`` equal ones of the batch.
+
+        It makes a difference to a model that reads statistics off a batch, and to no other.
+        """
+        del count_P
+        return self.encode_items(items, index_P, scenario_P)
+
     def axis_labels(
         self, vocabularies: Mapping[str, Sequence[str]]
     ) -> dict[str, tuple[Sequence[Hashable], ...]]:
