@@ -69,7 +69,8 @@ def _launch(argv: Sequence[str]) -> int:
     except SignalException as exc:
         return INTERRUPTED if exc.sigval == signal.SIGINT else TEMPORARY
     except (RendezvousError, DistError) as exc:
-        logger.error("the machines of this training did not find each other: %s", exc)  # noqa: TRY400
+        said = str(exc) or type(exc).__name__
+        logger.error("the machines of this training did not find each other: %s", said)  # noqa: TRY400
         return TEMPORARY
     return 0
 

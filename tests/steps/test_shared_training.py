@@ -15,7 +15,11 @@ from components.store import open_artifact
 from perscen.manifests import ModelManifest
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # MLflow's own queries; nothing here can change them.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
+]
 
 
 def test_two_processes_make_one_model_like_that_of_one_and_one_run_in_mlflow(finished):
