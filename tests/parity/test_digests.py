@@ -80,7 +80,7 @@ def digests(place: Callable[[str, str], Path]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def by_dvc(project) -> dict[str, str]:
-    project.run("dvc", "repro")
+    project.run("dvc", "repro", timeout=1500)
     return digests(lambda _, name: project.path / "artifacts" / name)
 
 
@@ -125,7 +125,7 @@ def test_airflow_makes_what_dvc_makes(project, deployment, by_dvc):
         "PERSCEN_DEPLOYMENT": str(here / "deployment.yaml"),
     }
     set_in = [f"{name}={value}" for name, value in settings.items()]
-    project.run("env", *set_in, "python", "-c", AIRFLOW, FIRST)
+    project.run("env", *set_in, "python", "-c", AIRFLOW, FIRST, timeout=1500)
     runs = here / "runs" / FIRST
     assert digests(lambda _, name: runs / name) == by_dvc
 
