@@ -42,16 +42,14 @@ def run(world: World, plan: Plan, *, again: date) -> Replay:
         releases = sum(day["publish"] == "success" for day in states.values())
         refreshes = len(airflow.wait_for_runs(_REFRESH, count=releases))
         before = _facts(world, again)
-        _backfill(airflow, again, again, "--reprocess-behavior", "completed")
+        airflow.patch(f"dags/{_DAILY}", is_paused=True)
+        airflow.backfill(_DAILY, str(again), str(again), "--reprocess-behavior", "completed")
+        airflow.unpause(_DAILY)
         airflow.wait(lambda: _is_running(airflow, again), for_="the second run", timeout=300)
         _wait(airflow, count=len(plan.days()), timeout=_DAY_S)
         after = _facts(world, again)
     changed = tuple(name for name in before | after if before.get(name) != after.get(name))
     return Replay(states, releases, refreshes, changed)
-
-
-def _backfill(airflow: Airflow, first: date, last: date, *options: str) -> None:
-    airflow.backfill(_DAILY, str(first), str(last), "--max-active-runs", "1", *options)
 
 
 def _wait(airflow: Airflow, *, count: int, timeout: float) -> dict[date, dict[str, str]]:
