@@ -35,7 +35,7 @@ def run(world: World, plan: Plan, *, again: date) -> Replay:
     with airflow_standalone(
         world.home / "airflow", PERSCEN_DEPLOYMENT=str(world.deployment)
     ) as airflow:
-        _backfill(airflow, plan.first, plan.last)
+        airflow.backfill(_DAILY, str(plan.first), str(plan.last))
         airflow.unpause(_DAILY)
         airflow.unpause(_REFRESH)
         states = _wait(airflow, count=len(plan.days()), timeout=_DAY_S * len(plan.days()))
