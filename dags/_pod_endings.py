@@ -87,7 +87,7 @@ def _of_container(pod: Any, end: Any) -> Ending:
     if end.reason not in (None, "Error", "Completed"):
         why += f" ({end.reason})"
     if disruption := _disruption(pod):
-        # Whatever the process said last, it was told to go; torchrun, for one, says 1.
+        # Whatever the process said last: it was told to go, and another try is not.
         return Ending(Fate.RETRY, f"{why}, because the cluster ended the pod: {disruption}")
     decided = Fate.RETRY if end.reason == "OOMKilled" else fate(code)
     return Ending(decided, why + _last_line(end.message))

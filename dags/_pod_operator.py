@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import tenacity
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.providers.cncf.kubernetes.utils.pod_manager import EMPTY_XCOM_RESULT
 from airflow.providers.cncf.kubernetes.utils.xcom_sidecar import PodDefaults
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from kubernetes.client import V1ObjectMeta, V1Pod
@@ -170,7 +171,7 @@ class StepPodOperator(KubernetesPodOperator):
 
     def _result(self, pod: V1Pod) -> Any:
         text = self._ask(lambda: self.pod_manager.extract_xcom_json(pod))
-        return json.loads(text)
+        return None if text.strip() == EMPTY_XCOM_RESULT else json.loads(text)
 
     def _copy_log(self, pod: V1Pod | None, *, follow: bool = False) -> None:
         """Copy the lines of the container's log that are new; what cannot be read is left out."""

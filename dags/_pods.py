@@ -19,8 +19,6 @@ __all__ = ["StepPodOperator", "pod_operator", "pod_template"]
 CONTAINER: Final = "step"
 SETTINGS: Final = "/etc/perscen"
 _RESULT: Final = f"{PodDefaults.XCOM_MOUNT_PATH}/return.json"
-_GRACE_S: Final = 30
-"""For steps without a checkpoint: enough to end in good order."""
 
 
 def pod_operator(
@@ -50,7 +48,7 @@ def pod_operator(
         "logging_interval": pods.log_interval_s,
         "api_patience_s": pods.api_patience_s,
         "startup_timeout_seconds": pods.startup_timeout_s,
-        "termination_grace_period": _grace_s(step, deployment),
+        "termination_grace_period": pods.termination_grace_s,
         "termination_message_policy": "FallbackToLogsOnError",
     }
     return StepPodOperator(**(arguments | operator_arguments))
@@ -76,7 +74,7 @@ def pod_template(step: Step, *, argv: list[str], deployment: Deployment) -> dict
         },
         "spec": {
             "restartPolicy": "Never",  # what is tried again, and how often, Airflow decides
-            "terminationGracePeriodSeconds": _grace_s(step, deployment),
+            "terminationGracePeriodSeconds": pods.termination_grace_s,
             "serviceAccountName": pods.service_account,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
@@ -119,10 +117,6 @@ def _gpus(step: Step, deployment: Deployment) -> int:
     """Return the step's GPUs: ``train`` shares its work among all of them, the others use one."""
     most = deployment.pods.gpu.count if step.name == "train" else 1
     return min(deployment.pods.gpu.count, most) if step.accelerated else 0
-
-
-def _grace_s(step: Step, deployment: Deployment) -> int:
-    return deployment.pods.termination_grace_s if step.accelerated else _GRACE_S
 
 
 def _resources(step: Step, deployment: Deployment, *, gpus: int) -> dict[str, Any]:

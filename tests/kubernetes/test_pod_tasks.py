@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from components.pipeline import PIPELINE
 from tests.kubernetes.conftest import Worker
 from tests.kubernetes.fake_api import Cluster, Life, Running
 from tests.kubernetes.pods import Pod
+from tests.splits.clean_logs import day, some_rows, write_clean_log
 
 pytestmark = pytest.mark.medium
 
@@ -126,6 +130,39 @@ def test_a_result_becomes_the_tasks_and_the_pod_goes(
     assert len(kubernetes.cluster.created) == 1
     assert kubernetes.cluster.pods == {}
     assert worker.said.count("epoch finished") == 1
+
+
+def test_a_pod_runs_a_steps_own_argv_and_makes_its_artifact(
+    worker: Worker, kubernetes: Running, tmp_path: Path
+):
+    async def runs_the_argv(pod: Pod) -> None:
+        await pod.start()
+        await pod.run_process()
+
+    kubernetes.cluster.lives = [runs_the_argv]
+    windows = {"train_days": 4, "valid_days": 1, "test_days": 1, "num_scenarios": 2}
+    settings = {"run": {"logical_date": day(5)}, "split": windows, "model": {"family": "perscen"}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    write_clean_log(tmp_path / "clean_log", some_rows())
+    argv = PIPELINE["split"].argv(
+        config=f"{tmp_path}/params.yaml",
+        logical_date=day(5).isoformat(),
+        places={"clean_log": f"{tmp_path}/clean_log", "splits": f"{tmp_path}/{{{{ ds }}}}/splits"},
+    )
+    pods = {"cluster": "kubeconfig", "volume_claim": "perscen", "volume_mount": str(tmp_path)}
+
+    told = worker.ask(
+        "run", dag="real", step="split", argv=argv, deployment={"retries": 0, "pods": pods}
+    )
+
+    assert told["state"] == "success", worker.said[-4000:]
+    artifact = tmp_path / "2022-05-05" / "splits"
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    run = json.loads((artifact / "run.json").read_text())
+    assert told["result"]["digest"] == manifest["digest"]
+    assert told["result"]["place"] == str(artifact)
+    assert run["run_id"] == told["result"]["run_id"]
+    assert run["run_id"].startswith("manual__"), "Airflow's run joins the log lines of its steps"
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,11 @@ def render(request: dict[str, Any]) -> dict[str, Any]:
     ti = SimpleNamespace(dag_id=dag.dag_id, task_id=task.task_id, map_index=-1, try_number=1)
     context = {"ds": f"{DAY:%Y-%m-%d}", "run_id": run_id, "ti": ti, "dag": dag}
     task.render_template_fields(context)
+    vars(task)["hook"] = SimpleNamespace(
+        is_in_cluster=True,
+        get_xcom_sidecar_container_image=lambda: None,
+        get_xcom_sidecar_container_resources=lambda: None,
+    )
     pod = task.build_pod_request_obj(context)
     return {"pod": ApiClient().sanitize_for_serialization(pod)}
 
