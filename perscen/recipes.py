@@ -71,6 +71,9 @@ RECIPES: Final[dict[str, Recipe]] = {"paper": PAPER, "best": BEST}
 LOSSES: Final[dict[str, Literal["bce", "sampled_softmax"]]] = {
     "dssm": "bce",
     "youtube_dnn": "sampled_softmax",
+    "ican": "bce",
+    "adin": "sampled_softmax",
+    "sass": "bce",
 }
 """What each family is trained by under the recipe ``paper``; PERSCEN's own is in the recipe."""
 

@@ -5,6 +5,7 @@ Letters: B rows of the batch, F fields, V packed values of all rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from perscen.data.sequences import clicks_by_scenario
 from perscen.data.splits import FeatureTable, Ragged, Slices, Splits
 
 
@@ -47,6 +49,10 @@ class ItemBatch:
         )
 
 
+def _not_given() -> Packed:
+    raise LookupError("these queries came without their clicks by scenario")
+
+
 @dataclass(frozen=True)
 class UserBatch:
     """Queries: a user's features and histories in one scenario each."""
@@ -61,9 +67,19 @@ class UserBatch:
     shown: Packed
     """Items shown to the user before the query and not clicked, oldest first."""
     scenario_B: Tensor
+    by_scenario: Callable[[], Packed] = _not_given
+    """Makes each query's clicks of every scenario, at most T each, oldest first: query ``b``'s of
+    scenario ``s`` are row ``b * S + s``. Few models read them, so nobody else pays for them."""
 
     def take(self, rows_K: Tensor) -> UserBatch:
         """Return some of the queries, in the order asked for."""
+
+        def by_scenario() -> Packed:
+            whole = self.by_scenario()
+            num = (len(whole.offsets_B1) - 1) // max(len(self.scenario_B), 1)
+            places_KS = rows_K[:, None] * num + torch.arange(num, device=rows_K.device)
+            return whole.take(places_KS.flatten())
+
         return UserBatch(
             categorical_BF=self.categorical_BF[rows_K],
             dense_BF=self.dense_BF[rows_K],
@@ -72,6 +88,7 @@ class UserBatch:
             spec_history=self.spec_history.take(rows_K),
             shown=self.shown.take(rows_K),
             scenario_B=self.scenario_B[rows_K],
+            by_scenario=by_scenario,
         )
 
 
@@ -96,6 +113,8 @@ class UserSource:
         self._items = torch.from_numpy(np.array(splits.histories.items)).to(device)
         self._spec_items = torch.from_numpy(np.array(splits.histories.spec_items)).to(device)
         self._shown_items = torch.from_numpy(np.array(splits.histories.shown_items)).to(device)
+        self._histories = splits.histories
+        self._max_seq_len = splits.schema.max_seq_len
         self._device = torch.device(device)
 
     def batch(
@@ -108,6 +127,17 @@ class UserSource:
         """Return the queries at ``rows_B`` of a table: its users, scenarios and slices."""
         users = torch.from_numpy(np.asarray(user_B[rows_B], dtype=np.int64)).to(self._device)
         categorical, dense, bags = self._table.gather(users)
+
+        def by_scenario() -> Packed:
+            bounds = clicks_by_scenario(
+                self._histories,
+                user_B[rows_B],
+                slices.start[rows_B],
+                slices.end[rows_B],
+                max_seq_len=self._max_seq_len,
+            )
+            return pack(self._spec_items, *bounds)
+
         return UserBatch(
             categorical_BF=categorical,
             dense_BF=dense,
@@ -118,6 +148,7 @@ class UserSource:
             scenario_B=torch.from_numpy(np.asarray(scenario_B[rows_B], dtype=np.int64)).to(
                 self._device
             ),
+            by_scenario=by_scenario,
         )
 
 

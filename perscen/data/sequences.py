@@ -150,6 +150,41 @@ def slices_before(
     return Slices(start, end, spec_start, spec_end, shown_start, shown_end)
 
 
+def clicks_by_scenario(
+    histories: Histories, user_Q: Ints, start_Q: Longs, end_Q: Longs, *, max_seq_len: int
+) -> tuple[Longs, Longs]:
+    """Return the bounds in ``spec_items`` of each query's clicks in every scenario, ``[Q * S]``.
+
+    They are the latest T of each scenario among the clicks that the query's multi-scenario history
+    ends with; query ``q``'s of scenario ``s`` is row ``q * S + s``.
+
+    Args:
+        histories: What :func:`build_histories` returns.
+        user_Q: User rows.
+        start_Q: Bounds of each query's multi-scenario history ...
+        end_Q: ... which is not longer than T either.
+        max_seq_len: T, for each scenario.
+    """
+    num_scenarios = (len(histories.spec_offsets) - 1) // (len(histories.user_offsets) - 1)
+    group_QS = user_Q.astype(np.int64)[:, None] * num_scenarios + np.arange(num_scenarios)
+    offsets = np.asarray(histories.spec_offsets)
+    begin_QS = offsets[group_QS]
+    has_any_Q = np.asarray(end_Q) > np.asarray(start_Q)
+    if not has_any_Q.any():
+        return begin_QS.ravel(), begin_QS.ravel()
+    # Equal times are never on both sides of a history's end, so its last time says where it ends.
+    times_ms = np.asarray(histories.times_ms)
+    last_Q = times_ms[np.where(has_any_Q, end_Q, 1) - 1]
+    after_QS = _first_at_or_after(
+        offsets,
+        np.asarray(histories.spec_times_ms),
+        group_QS.ravel(),
+        np.repeat(last_Q + 1, num_scenarios),
+    ).reshape(group_QS.shape)
+    end_QS = np.where(has_any_Q[:, None], after_QS, begin_QS)
+    return np.maximum(begin_QS, end_QS - max_seq_len).ravel(), end_QS.ravel()
+
+
 def reorder(slices: Slices, order_Q: Longs) -> None:
     """Reorder slices in place: at tens of millions of rows a second copy would be a gigabyte."""
     for field in fields(slices):

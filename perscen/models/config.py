@@ -172,14 +172,66 @@ class YoutubeDnnConfig(FormedConfig):
     temperature: float = Field(0.05, gt=0)
 
 
+class IcanConfig(TwoTowerConfig):
+    """ICAN: attention over the clicks of every scenario, by the scenario that is asked for."""
+
+    family: Literal["ican"] = "ican"
+    attributes: tuple[str, ...] | None = None
+    """What a click is read by: ``item_id`` and item fields. By default the id, and of author_id,
+    tag, cate_id and brand those that items have."""
+    heads: int = Field(4, ge=1)
+    """Of the attention between groups; they share ``emb.dim`` evenly."""
+    mask_empty_groups: bool = False
+    """Give groups of clicks without any click no weight; the published code gives them some."""
+    widths: Widths = (128, 64, 64)
+    """Of the user tower's layers; the last is the width of both towers' vectors."""
+    item_widths: tuple[Annotated[int, Field(ge=1)], ...] = (128,)
+    """Of the item tower's hidden layers."""
+    item_id_only: bool = False
+    """The item's embedding instead of an item tower; both vectors are then ``emb.dim`` wide."""
+
+    @model_validator(mode="after")
+    def _heads_share_the_embedding(self) -> Self:
+        if self.emb.dim % self.heads:
+            raise ValueError(f"emb.dim: {self.emb.dim} cannot be shared by heads: {self.heads}")
+        return self
+
+
+class AdinConfig(BaselineConfig):
+    """ADIN: shared and scenario-specific networks over domain-normalised fields."""
+
+    family: Literal["adin"] = "adin"
+    dsbn: bool = True
+    """Normalise by the statistics of the scenario's own rows."""
+    sea: bool = True
+    """Weigh fields by the scenario (squeeze and excitation)."""
+    sea_scale: Literal["double_sigmoid", "sigmoid", "relu", "none"] = "double_sigmoid"
+    """How a field's weight follows from its logit; ``double_sigmoid`` starts near 1."""
+    hidden: int = Field(128, ge=1)
+    """Width of the shared layer and of each scenario's own."""
+    fusion: Literal["concat", "sum"] = "concat"
+    widths: Widths = (128, 64)
+    """Of each scenario's forward network; the last is the width of both towers' vectors."""
+
+
+class SassConfig(BaselineConfig):
+    """SASS: a network for all scenarios and one per scenario, joined by gates."""
+
+    family: Literal["sass"] = "sass"
+    widths: Widths = (128, 64)
+    """Of the layers of the shared network and of each scenario's."""
+    out_dim: int = Field(64, ge=1)
+
+
 ModelConfig = Annotated[
-    PerscenConfig | DssmConfig | YoutubeDnnConfig, Field(discriminator="family")
+    PerscenConfig | DssmConfig | YoutubeDnnConfig | IcanConfig | AdinConfig | SassConfig,
+    Field(discriminator="family"),
 ]
 """The settings of one model; ``family`` says of which."""
 
 FAMILY_CONFIGS: Final[dict[str, type[TwoTowerConfig]]] = {
     kind.model_fields["family"].default: kind
-    for kind in (PerscenConfig, DssmConfig, YoutubeDnnConfig)
+    for kind in (PerscenConfig, DssmConfig, YoutubeDnnConfig, IcanConfig, AdinConfig, SassConfig)
 }
 """The settings of every family by its name."""
 

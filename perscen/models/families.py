@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from perscen.models.adin import Adin
 from perscen.models.config import ModelConfig, read_model_config
 from perscen.models.dssm import Dssm
+from perscen.models.ican import Ican
 from perscen.models.perscen import Perscen
+from perscen.models.sass import Sass
 from perscen.models.two_tower import TwoTower
 from perscen.models.youtube_dnn import YoutubeDnn
 from perscen.schema import Schema
@@ -16,6 +19,9 @@ MODELS: Final[dict[str, Any]] = {
     "perscen": Perscen,
     "dssm": Dssm,
     "youtube_dnn": YoutubeDnn,
+    "ican": Ican,
+    "adin": Adin,
+    "sass": Sass,
 }
 """Each takes a schema and its own family's settings."""
 

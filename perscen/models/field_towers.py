@@ -36,8 +36,11 @@ class FieldTowers(TwoTower):
         width: Of both towers' vectors, before the score.
         reads_scenario: Whether there is an embedding of the scenario.
         reads_clicks: Whether clicks are read beside the pooled sequences.
+        clicks_read_by: Item fields besides the id that clicks are read by.
         item_nodes: Whether the item tower reads its fields.
         spec_node: Whether the pooled clicks of the scenario are one more user node.
+        history_node: Whether the pooled clicks of all scenarios are a user node, where there are
+            any.
 
     Raises:
         ConfigError: ``exclude_fields`` names no field, or leaves a tower without any.
@@ -51,17 +54,24 @@ class FieldTowers(TwoTower):
         width: int,
         reads_scenario: bool = True,
         reads_clicks: bool = False,
+        clicks_read_by: tuple[str, ...] = (),
         item_nodes: bool = True,
         spec_node: bool = False,
+        history_node: bool = True,
     ) -> None:
         super().__init__(schema, config)
         _check_exclusions(schema, config)
         self._pooling = config.seq.pooling
-        self._sequences = _sequence_nodes(schema, config, spec_node=spec_node)
-        categorical = {f.name for f in schema.item.categorical} - {*config.exclude_fields}
-        needs_rows = reads_clicks or bool(self._sequences) or not item_nodes
-        has_id_node = item_nodes and ITEM_ID in categorical
-        item_ids = Field(name=ITEM_ID, num_rows=schema.num_item_rows)
+        self._sequences = _sequence_nodes(
+            schema, config, history_node=history_node, spec_node=spec_node
+        )
+        excluded = config.exclude_fields if item_nodes else tuple(field_names(schema, "item"))
+        rows = [Field(name=ITEM_ID, num_rows=schema.num_item_rows)] * (
+            reads_clicks or bool(self._sequences) or not item_nodes
+        )
+        fields = (*schema.item.categorical, *schema.item.bags)
+        rows += [field for field in fields if field.name in clicks_read_by]
+        nodes = {field.name for field in fields if field.name not in excluded}
         self.user_fields = TowerEmbedding(
             schema.user,
             config=config.emb,
@@ -73,8 +83,8 @@ class FieldTowers(TwoTower):
             schema.item,
             config=config.emb,
             pooling=self._pooling,
-            extra_tables=(item_ids,) if needs_rows and not has_id_node else (),
-            exclude=config.exclude_fields if item_nodes else tuple(field_names(schema, "item")),
+            extra_tables=tuple(field for field in rows if field.name not in nodes),
+            exclude=excluded,
         )
         if not (self.user_fields.names and (self.item_fields.names or not item_nodes)):
             raise ConfigError(
@@ -133,9 +143,13 @@ class FieldTowers(TwoTower):
 
     def pool_items(self, packed: Packed) -> Tensor:
         """Return ``[B, D]``, each row's items pooled as the settings say."""
+        return self.pool_values(ITEM_ID, packed)
+
+    def pool_values(self, field: str, packed: Packed) -> Tensor:
+        """Return ``[B, D]``, each row's values of an item field pooled as the settings say."""
         table = self.item_fields.table
         assert table is not None, "a tower that reads clicks has an item table"
-        return table.pool(ITEM_ID, packed, how=self._pooling)
+        return table.pool(field, packed, how=self._pooling)
 
     def axis_labels(
         self, vocabularies: Mapping[str, Sequence[str]]
@@ -167,9 +181,13 @@ def field_names(schema: Schema, tower: str) -> list[str]:
     return [*(f.name for f in (*of.categorical, *of.bags)), *of.dense]
 
 
-def _sequence_nodes(schema: Schema, config: TwoTowerConfig, *, spec_node: bool) -> tuple[str, ...]:
+def _sequence_nodes(
+    schema: Schema, config: TwoTowerConfig, *, history_node: bool, spec_node: bool
+) -> tuple[str, ...]:
     """Return the user nodes that pool item sequences."""
-    nodes = (HISTORY_NODE,) * schema.user.sequence + (SHOWN_NODE,) * config.shown_sequence
+    nodes = (HISTORY_NODE,) * (schema.user.sequence and history_node) + (
+        SHOWN_NODE,
+    ) * config.shown_sequence
     nodes += (SPEC_NODE,) * spec_node
     return tuple(node for node in nodes if node not in config.exclude_fields)
 

@@ -24,6 +24,7 @@ from perscen.schema import FIRST_ROW, UNKNOWN_ROW
 
 PROBE_K: Final = 20
 _HISTORIES: Final = ("history", "spec_history", "shown")
+_BY_SCENARIO: Final = "by_scenario"
 # Another processor rounds differently. Vectors agree to this share of their length, but a query on
 # the border between two codes, or a score at the cut, may then fall on the other side.
 _TOLERANCE: Final = 1e-3
@@ -86,6 +87,7 @@ class Probes:
             "dense": _matrix(users.dense_BF),
             **{f"bag_{number}": _lists(bag) for number, bag in enumerate(users.bags)},
             **{name: _lists(getattr(users, name)) for name in _HISTORIES},
+            _BY_SCENARIO: _lists_of_lists(users.by_scenario(), len(users.scenario_B)),
             "vector": _matrix(self.vectors_BG),
             "scores": pa.array(self.scores_BK.tolist(), pa.list_(pa.float32())),
             "items": pa.array(self.items_BK.tolist(), pa.list_(pa.string())),
@@ -98,12 +100,17 @@ class Probes:
         table = pq.read_table(path)
         bags = [name for name in table.column_names if name.startswith("bag_")]
         histories = {name: _packed(table[name]) for name in _HISTORIES}
+
+        def by_scenario() -> Packed:
+            return _packed(pa.chunked_array([table[_BY_SCENARIO].combine_chunks().values]))
+
         return cls(
             users=UserBatch(
                 categorical_BF=_rows(table["categorical"]).long(),
                 dense_BF=_rows(table["dense"]).float(),
                 bags=tuple(_packed(table[name]) for name in bags),
                 scenario_B=torch.tensor(table["scenario"].to_pylist(), dtype=torch.int64),
+                by_scenario=by_scenario,
                 **histories,
             ),
             vectors_BG=_rows(table["vector"]).float(),
@@ -121,6 +128,13 @@ def _matrix(values_BF: Tensor) -> pa.Array:
 def _lists(packed: Packed) -> pa.Array:
     offsets = pa.array(packed.offsets_B1.numpy().astype(np.int32))
     return pa.ListArray.from_arrays(offsets, pa.array(packed.values_V.numpy()))
+
+
+def _lists_of_lists(packed: Packed, num_rows: int) -> pa.Array:
+    """Return a column whose row holds as many of the lists as every other row, in their order."""
+    lists = _lists(packed)
+    offsets = np.linspace(0, len(lists), num_rows + 1).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), lists)
 
 
 def _rows(column: pa.ChunkedArray) -> Tensor:

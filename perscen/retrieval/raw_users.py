@@ -73,15 +73,19 @@ class RawUsers:
             vocabularies=self._vocabularies,
             scalers=self._scalers,
         )
-        own = (click.item_id for click in clicks if click.scenario == scenario)
+        own = {
+            name: self._history(click.item_id for click in clicks if click.scenario == name)
+            for name in self._schema.scenarios
+        }
         return UserBatch(
             categorical_BF=torch.from_numpy(table.categorical_RF[FIRST_ROW:]).long(),
             dense_BF=torch.from_numpy(table.dense_RF[FIRST_ROW:]),
             bags=tuple(_single(bag.values[bag.offsets[FIRST_ROW] :]) for bag in table.bags),
             history=self._history(click.item_id for click in clicks),
-            spec_history=self._history(own),
+            spec_history=own[scenario],
             shown=self._history(shown),
             scenario_B=torch.tensor([self._schema.scenario_index(scenario)]),
+            by_scenario=lambda: _joined(list(own.values())),
         )
 
     def _history(self, items: Iterable[str]) -> Packed:
@@ -118,6 +122,15 @@ def _as_text(value: object) -> object:
     if value is None or isinstance(value, str):
         return value
     return pa.scalar(value).cast(pa.string()).as_py()
+
+
+def _joined(parts: Sequence[Packed]) -> Packed:
+    """Return histories of one row each as the rows of one."""
+    lengths = [0, *(len(part.values_V) for part in parts)]
+    return Packed(
+        values_V=torch.cat([part.values_V for part in parts]),
+        offsets_B1=torch.tensor(lengths).cumsum(0),
+    )
 
 
 def _single(rows: Sequence[int] | NDArray[np.int32]) -> Packed:

@@ -77,10 +77,16 @@ class ServedUsers:
     def batch(self, rows_B: NDArray[np.int64], scenario_B: NDArray[np.int64]) -> UserBatch:
         """Return the queries of user rows, each in its scenario."""
         table, slices, flat = self.features, self.slices, self._flat
-        places = rows_B * (len(slices.start) // len(table.ids)) + scenario_B
+        num_scenarios = len(slices.start) // len(table.ids)
+        places = rows_B * num_scenarios + scenario_B
 
         def history(name: str, start: Longs, end: Longs) -> Packed:
             return pack(flat[name], start[places], end[places])
+
+        def by_scenario() -> Packed:
+            everywhere = (rows_B[:, None] * num_scenarios + np.arange(num_scenarios)).ravel()
+            bounds = slices.spec_start[everywhere], slices.spec_end[everywhere]
+            return pack(flat["spec_items"], *bounds)
 
         return UserBatch(
             categorical_BF=_tensor(table.categorical_RF[rows_B]).long(),
@@ -93,6 +99,7 @@ class ServedUsers:
             spec_history=history("spec_items", slices.spec_start, slices.spec_end),
             shown=history("shown_items", slices.shown_start, slices.shown_end),
             scenario_B=_tensor(scenario_B),
+            by_scenario=by_scenario,
         )
 
     @cached_property

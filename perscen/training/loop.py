@@ -285,7 +285,15 @@ def _running_mean(model: TwoTower, *, decay: float) -> AveragedModel | None:
         return None
     # Buffers too: the codebook must move with the encoder whose vectors it quantises.
     average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+    def average_numbers(means: Any, values: Any, num_averaged: Any) -> None:
+        if means[0].is_floating_point():
+            average(means, values, num_averaged)
+        else:  # rows and counts have no mean
+            for mean, value in zip(means, values, strict=True):
+                mean.copy_(value)
+
+    return AveragedModel(model, multi_avg_fn=average_numbers, use_buffers=True)
 
 
 _CALMER = (

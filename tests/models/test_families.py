@@ -54,6 +54,8 @@ def test_a_model_of_any_family_is_made_saved_and_loaded_by_its_settings(
 
 
 def test_a_family_that_is_not_there_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="there is no family 'dsm'; there are dssm, ") as caught:
+    with pytest.raises(
+        ConfigError, match="there is no family 'dsm'; there are adin, dssm, "
+    ) as caught:
         recipe_named("best", family="dsm")
     assert caught.value.hint == "did you mean 'dssm'?"

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perscen.data.sequences import Events, build_histories, order_by, slices_before
+from perscen.data.sequences import (
+    Events,
+    build_histories,
+    clicks_by_scenario,
+    order_by,
+    slices_before,
+)
 from perscen.data.splits import Histories, Slices
 
 NUM_USERS, NUM_SCENARIOS = 4, 3
@@ -128,3 +134,18 @@ def test_a_range_of_times_too_wide_to_be_packed_is_refused():
     log: Log = [(0, 2, 0, -(2**61), True), (1, 2, 0, 2**61, True)]
     with pytest.raises(OverflowError, match="do not fit 63 bits"):
         cut(log, 0, 5, "independent")
+
+
+@QUICK
+@given(log=logs, time=st.integers(-4, 13), longest=lengths)
+def test_clicks_of_every_scenario_are_those_each_scenario_would_be_asked_with(
+    log: Log, time: int, longest: int
+) -> None:
+    histories = histories_of(log)
+    user = np.arange(NUM_USERS, dtype=np.int32)
+    slices = slices_before(
+        histories, user, np.zeros_like(user), np.full(len(user), time), max_seq_len=longest
+    )
+    start, end = clicks_by_scenario(histories, user, slices.start, slices.end, max_seq_len=longest)
+    found = [histories.spec_items[a:b].tolist() for a, b in zip(start, end, strict=True)]
+    assert found == [spec for _, spec, _ in cut(log, time, longest, "independent")]

@@ -40,9 +40,9 @@ def test_what_is_not_said_has_the_papers_defaults():
         (
             "model",
             {"family": "persen"},
-            r"model.family: 'persen' is not a family. Did you mean 'perscen'\? Known: dssm, ",
+            r"model.family: 'persen' is not a family. Did you mean 'perscen'\? Known: adin, dssm, ",
         ),
-        ("model", {"fusion": "glu"}, "model.family is missing. Known: dssm, "),
+        ("model", {"fusion": "glu"}, "model.family is missing. Known: adin, dssm, "),
         (
             "model",
             {"family": "perscen", "vq": {"betta": 1}},

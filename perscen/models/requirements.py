@@ -1,0 +1,34 @@
+"""What a family cannot do without, said before anything is trained."""
+
+from __future__ import annotations
+
+from perscen.errors import ConfigError
+from perscen.schema import Schema
+
+
+def needs_clicks(schema: Schema, family: str) -> None:
+    """Check that users come with their clicks.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    if not schema.user.sequence:
+        raise ConfigError(
+            f"model.family: {family} reads a user's clicks one by one, but the user tower of these "
+            "splits has no click sequence",
+            hint="give the source a click sequence, or take a family that does without: dssm",
+        )
+
+
+def needs_scenarios(schema: Schema, family: str) -> None:
+    """Check that there is more than one scenario.
+
+    Raises:
+        ConfigError: There is only one.
+    """
+    if len(schema.scenarios) < 2:
+        raise ConfigError(
+            f"model.family: {family} tells scenarios apart, but these splits have only "
+            f"{schema.scenarios[0]!r}",
+            hint="raise split.num_scenarios, or take a family that does without: dssm",
+        )
