@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--settings", type=yaml.safe_load, default={}, help="YAML over recipe best")
     a = parser.parse_args(argv)
     plan = Plan(a.first, a.last, a.bad_logs, a.bad_model, a.scenario)
+    if a.home.exists():
+        parser.error(f"--home {a.home} exists: a replay begins in a new folder")
     a.home.mkdir(parents=True)
     world = prepare(a.home, a.raw, plan, _merged(SETTINGS, a.settings))
     replay = run(world, plan, again=a.again)
