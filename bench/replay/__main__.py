@@ -26,6 +26,8 @@ SETTINGS: dict[str, dict[str, object]] = {
     # A day more than the windows need, so that they are whole when one day is left out.
     "data": {"window_days": 6},
     "split": {"train_days": 3, "valid_days": 1, "test_days": 1},
+    # Enough to be well past popularity, and a week is replayed in half an hour.
+    "train": {"max_epochs": 8, "num_threads": 1},
     # A tenth of the recall is below what the hundred users of a sparse scenario's day can show.
     "gate": {"absolute_margin": 0.05},
 }
