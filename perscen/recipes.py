@@ -74,6 +74,7 @@ LOSSES: Final[dict[str, Literal["bce", "sampled_softmax"]]] = {
     "ican": "bce",
     "adin": "sampled_softmax",
     "sass": "bce",
+    "m5": "bce",
 }
 """What each family is trained by under the recipe ``paper``; PERSCEN's own is in the recipe."""
 

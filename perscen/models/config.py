@@ -172,6 +172,11 @@ class YoutubeDnnConfig(FormedConfig):
     temperature: float = Field(0.05, gt=0)
 
 
+def _check_heads(emb: EmbeddingConfig, heads: int) -> None:
+    if emb.dim % heads:
+        raise ValueError(f"emb.dim: {emb.dim} cannot be shared by heads: {heads}")
+
+
 class IcanConfig(TwoTowerConfig):
     """ICAN: attention over the clicks of every scenario, by the scenario that is asked for."""
 
@@ -192,8 +197,7 @@ class IcanConfig(TwoTowerConfig):
 
     @model_validator(mode="after")
     def _heads_share_the_embedding(self) -> Self:
-        if self.emb.dim % self.heads:
-            raise ValueError(f"emb.dim: {self.emb.dim} cannot be shared by heads: {self.heads}")
+        _check_heads(self.emb, self.heads)
         return self
 
 
@@ -223,15 +227,44 @@ class SassConfig(BaselineConfig):
     out_dim: int = Field(64, ge=1)
 
 
+class M5Config(BaselineConfig):
+    """M5: a scenario gate on the clicks, self-attention, and split experts."""
+
+    family: Literal["m5"] = "m5"
+    heads: int = Field(2, ge=1)
+    """Of the attention between clicks; they share ``emb.dim`` evenly."""
+    shared_experts: int = Field(4, ge=1)
+    """Beside the one that each scenario owns."""
+    widths: Widths = (256, 64)
+    """Of an expert's layers; the last is the width of both towers' vectors."""
+    item_widths: Widths = (128,)
+    """Of the item tower's hidden layers."""
+    item_scenario: bool = False
+    """The scenario as one more item field: one index per scenario instead of one for all."""
+
+    @model_validator(mode="after")
+    def _heads_share_the_embedding(self) -> Self:
+        _check_heads(self.emb, self.heads)
+        return self
+
+
 ModelConfig = Annotated[
-    PerscenConfig | DssmConfig | YoutubeDnnConfig | IcanConfig | AdinConfig | SassConfig,
+    PerscenConfig | DssmConfig | YoutubeDnnConfig | IcanConfig | AdinConfig | SassConfig | M5Config,
     Field(discriminator="family"),
 ]
 """The settings of one model; ``family`` says of which."""
 
 FAMILY_CONFIGS: Final[dict[str, type[TwoTowerConfig]]] = {
     kind.model_fields["family"].default: kind
-    for kind in (PerscenConfig, DssmConfig, YoutubeDnnConfig, IcanConfig, AdinConfig, SassConfig)
+    for kind in (
+        PerscenConfig,
+        DssmConfig,
+        YoutubeDnnConfig,
+        IcanConfig,
+        AdinConfig,
+        SassConfig,
+        M5Config,
+    )
 }
 """The settings of every family by its name."""
 

@@ -9,6 +9,7 @@ from perscen.models.adin import Adin
 from perscen.models.config import ModelConfig, read_model_config
 from perscen.models.dssm import Dssm
 from perscen.models.ican import Ican
+from perscen.models.m5 import M5
 from perscen.models.perscen import Perscen
 from perscen.models.sass import Sass
 from perscen.models.two_tower import TwoTower
@@ -22,6 +23,7 @@ MODELS: Final[dict[str, Any]] = {
     "ican": Ican,
     "adin": Adin,
     "sass": Sass,
+    "m5": M5,
 }
 """Each takes a schema and its own family's settings."""
 

@@ -1,7 +1,7 @@
 """ICAN: internal and contextual attention over the clicks of every scenario (spec 3.3).
 
-Letters: B queries, S scenarios, A attributes, M groups (S times A), D embedding width, H heads, K
-width of a head, M also distinct items in the item tower, P (item, scenario) pairs.
+Letters: B queries, S scenarios, A attributes, M groups (S times A), D embedding width, M also
+distinct items in the item tower, P (item, scenario) pairs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from perscen.data.batches import ItemBatch, UserBatch
 from perscen.data.splits import Splits
 from perscen.errors import ConfigError
+from perscen.models.attention import SelfAttention
 from perscen.models.config import IcanConfig
 from perscen.models.embedding import count_values
 from perscen.models.field_towers import ITEM_ID, FieldTowers
@@ -49,26 +50,6 @@ class ContextualAttention(nn.Module):
         return weights
 
 
-class InternalAttention(nn.Module):
-    """Multi-head self-attention between groups: unscaled, without residual, as published."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self._heads = heads
-        self.read = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
-
-    def forward(self, group_BMD: Tensor) -> Tensor:
-        """Return the groups ``[B, M, D]``, each mixed with the others."""
-        query, key, value = (
-            part.unflatten(2, (self._heads, -1)).transpose(1, 2)
-            for part in self.read(group_BMD).chunk(3, dim=2)
-        )
-        mixed_BHMK = (query @ key.transpose(2, 3)).softmax(dim=3) @ value
-        mixed_BMD: Tensor = self.out(mixed_BHMK.transpose(1, 2).flatten(2))
-        return mixed_BMD
-
-
 class Ican(FieldTowers):
     """ICAN: groups of clicks by scenario and attribute, weighed by the scenario asked for.
 
@@ -99,7 +80,7 @@ class Ican(FieldTowers):
         self.catalogue = ItemAttributes(schema, by)
         num_groups = len(schema.scenarios) * len(attributes)
         self.contextual = ContextualAttention(dim)
-        self.internal = InternalAttention(dim, config.heads)
+        self.internal = SelfAttention(dim, config.heads, scaled=False)
         wide = self.user_width + num_groups * dim
         self.user_tower = nn.Sequential(
             mlp(wide, *widths, activation=nn.Tanh, dropout=config.dropout), nn.Tanh()

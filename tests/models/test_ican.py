@@ -16,7 +16,7 @@ from perscen.data.batches import ItemSource, UserSource
 from perscen.data.splits import Splits
 from perscen.errors import ConfigError
 from perscen.models.config import IcanConfig
-from perscen.models.ican import ContextualAttention, Ican, InternalAttention
+from perscen.models.ican import ContextualAttention, Ican
 from perscen.models.two_tower import TwoTower
 from perscen.models.warm_start import warm_start_from
 from perscen.retrieval.probes import Probes
@@ -112,16 +112,6 @@ def test_a_masked_group_gets_no_weight_and_a_user_without_clicks_none_at_all() -
     weights = attention(torch.randn(2, 3, 4), torch.randn(2, 4), counted)
     assert (weights[~counted] == 0).all()
     assert (weights[counted] > 0).all()
-
-
-def test_internal_attention_is_the_plain_formula() -> None:
-    attention, x = InternalAttention(6, heads=2), torch.randn(3, 5, 6)
-    query, key, value = attention.read(x).chunk(3, dim=2)
-    heads = []
-    for head in (slice(0, 3), slice(3, 6)):
-        weights = torch.softmax(query[..., head] @ key[..., head].transpose(1, 2), dim=2)
-        heads.append(weights @ value[..., head])
-    torch.testing.assert_close(attention(x), attention.out(torch.cat(heads, dim=2)))
 
 
 def test_the_scenario_asked_for_changes_the_answer_of_users_with_clicks() -> None:
