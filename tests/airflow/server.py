@@ -36,8 +36,8 @@ def _leave_transactions_to_us(connection, _):
 def _take_the_turn_at_once(connection):
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 """
-"""For our commands on SQLite: Airflow reads and then writes in one transaction, which SQLite refuses
-at once, as locked, when the scheduler has written in between."""
+"""For our commands on SQLite: Airflow reads and then writes in one transaction, which SQLite
+refuses at once, as locked, when the scheduler has written in between."""
 T = TypeVar("T")
 
 
@@ -152,6 +152,8 @@ def settings(home: Path, **changes: str) -> dict[str, str]:
         # Several processes write one file; on a busy machine SQLite's 5 s are too few for that.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        # A task whose worker waits longer than this for the API is lost.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "DO_NOT_TRACK": "true",
         "OMP_NUM_THREADS": "1",
         **changes,

@@ -91,11 +91,14 @@ def backfilled(tmp_path_factory) -> Iterator[Backfilled]:
 
 
 def test_days_end_as_their_steps_did_and_a_refused_day_is_no_failed_one(backfilled):
-    ended = {day: backfilled.states[backfilled.run_of(day)] for day in (FIRST, REFUSED, LATE)}
-    assert ended == dict.fromkeys((FIRST, REFUSED, LATE), "success")
-    assert backfilled.tasks(FIRST)["publish"]["state"] == "success"
-    assert backfilled.tasks(REFUSED)["publish"]["state"] == "skipped"
-    assert backfilled.tasks(LATE)["publish"]["state"] == "success"
+    def states(day: str) -> dict[str, str]:
+        return {name: task["state"] for name, task in backfilled.tasks(day).items()}
+
+    well = dict.fromkeys({"landed", *STEPS}, "success")
+    assert states(FIRST) == well
+    assert states(REFUSED) == well | {"publish": "skipped"}
+    assert states(LATE) == well
+    assert backfilled.states[backfilled.run_of(REFUSED)] == "success"
 
 
 def test_a_day_begins_when_the_day_before_has_ended(backfilled):
