@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -61,7 +61,8 @@ def alone(desk: Path, *, what: Place, run_id: str) -> Iterator[None]:
     try:
         yield
     finally:
-        os.truncate(path, 0)
+        with suppress(OSError):
+            os.truncate(path, 0)
         lock.release()
 
 

@@ -28,7 +28,8 @@ def staged(target: Path) -> Iterator[Path]:
     """Give a scratch sibling of ``target`` that takes its place on success, or vanishes.
 
     What an earlier run left at ``target`` stays until the new one is whole; a scratch directory
-    that a killed run left behind is removed first.
+    that a killed run left behind is removed first. The caller sees to it that no other process is
+    staging the same target.
 
     Raises:
         StorageFull: The disk or quota filled up while writing.

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import fsspec  # type: ignore[import-untyped]
 
@@ -18,6 +18,9 @@ from components.adapters.stores import no_bucket, talking
 from perscen.errors import ArtifactError, ConfigError
 
 logger = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 8
+"""Files sent together: S3's client holds each of them in memory, up to 100 MiB."""
 
 
 @dataclass(frozen=True)
@@ -126,5 +129,7 @@ def _remove(fs: Any, root: str, names: list[str]) -> None:
 
 
 def _send(fs: Any, root: str, files: dict[str, Path]) -> None:
-    if files:
-        fs.put([str(path) for path in files.values()], [f"{root}/{name}" for name in files])
+    names = list(files)
+    for first in range(0, len(names), _AT_ONCE):
+        some = names[first : first + _AT_ONCE]
+        fs.put([str(files[name]) for name in some], [f"{root}/{name}" for name in some])

@@ -11,8 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from components import runner
-from components.adapters import versioning
+from components import adapters, runner
 from components.pipeline import PIPELINE
 from components.runner import code_version, run_step
 from components.store import open_artifact
@@ -224,7 +223,8 @@ def test_a_versioned_output_is_committed_before_it_takes_its_place(run, tmp_path
 
     versioned = dataclasses.replace(PIPELINE["champion"], versioned=True)
     monkeypatch.setattr(runner, "PIPELINE", {"champion": versioned})
-    monkeypatch.setattr(versioning, "commit", commit)
+    # In place of the real one, whose import takes longer than all of these tests.
+    monkeypatch.setattr(adapters, "versioning", SimpleNamespace(commit=commit), raising=False)
     run(surroundings=Surroundings(dvc_remote="s3://bucket/dvc"))
     assert committed == [(DAY, "s3://bucket/dvc")]
     assert json.loads((tmp_path / "champion/run.json").read_text())["dvc"] == "0123.dir"
