@@ -38,6 +38,8 @@ class Ending:
 
     fate: Fate
     why: str
+    last_line: str = ""
+    """What the step wrote last, as its container reports it."""
 
 
 def ending(pod: Any, *, container: str, now: datetime, startup_timeout_s: float) -> Ending | None:
@@ -90,7 +92,8 @@ def _of_container(pod: Any, end: Any) -> Ending:
         # Whatever the process said last: it was told to go, and another try is not.
         return Ending(Fate.RETRY, f"{why}, because the cluster ended the pod: {disruption}")
     decided = Fate.RETRY if end.reason == "OOMKilled" else fate(code)
-    return Ending(decided, why + _last_line(end.message))
+    lines = (end.message or "").strip().splitlines()
+    return Ending(decided, why, lines[-1] if lines else "")
 
 
 def _of_start(
@@ -117,8 +120,3 @@ def _disruption(pod: Any) -> str | None:
 
 def _told(said: Any) -> str:
     return f": {said.message}" if said.message else ""
-
-
-def _last_line(message: str | None) -> str:
-    lines = (message or "").strip().splitlines()
-    return f": {lines[-1]}" if lines else ""

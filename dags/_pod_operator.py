@@ -26,6 +26,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from components.fates import Fate
 from dags._pod_endings import OVERDUE, Ending, container_state, ending, is_lost
 from dags._pod_trigger import StepPodTrigger
+from dags._step_log import pass_on, read_line
 
 Answer = TypeVar("Answer")
 _GONE: Final = 404
@@ -58,6 +59,7 @@ class StepPodOperator(KubernetesPodOperator):
         self.api_patience_s = api_patience_s
         self.logged_until: str | None = None
         """Time stamp of the last line copied from the container's log."""
+        self.last_error = ""
 
     def build_pod_request_obj(self, context: Any | None = None) -> V1Pod:
         """Return the pod to create: the template's, with a side-car as locked up as the step."""
@@ -153,7 +155,9 @@ class StepPodOperator(KubernetesPodOperator):
             AirflowFailException: Trying again would fail again; the pod is kept to be looked at.
             AirflowException: Trying again may help; the pod is gone.
         """
-        message = f"{self.task_id}: {end.why}, pod {self.pod.metadata.name}"
+        reason = self.last_error or read_line(end.last_line).trouble or end.last_line
+        message = f"{self.task_id}, pod {self.pod.metadata.name}: {end.why}"
+        message += f": {reason}" if reason else ""
         if end.fate is Fate.FAILED:
             self._keep(pod)
             raise AirflowFailException(message)
@@ -196,7 +200,7 @@ class StepPodOperator(KubernetesPodOperator):
                 # Every line starts with a time stamp, and all stamps are equally long.
                 stamp, _, text = line.decode(errors="backslashreplace").rstrip("\n").partition(" ")
                 if self.logged_until is None or stamp > self.logged_until:
-                    self.log.info("%s", text)
+                    self.last_error = pass_on(text, self.log) or self.last_error
                     self.logged_until = stamp
         except ReadTimeoutError:
             return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -20,15 +19,13 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from components.fates import Fate, fate
+from dags._step_log import pass_on
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 _LIBC: Final = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG: Final = 1
-_LEVELS: Final = logging.getLevelNamesMapping()
-_SHOWN_OTHERWISE: Final = frozenset({"time", "level", "logger", "event", "run_id", "step"})
-"""Fields of our log lines for which Airflow has a place of its own, or which the page names."""
 _CODED: Final[Mapping[Fate, type[AirflowException]]] = {
     Fate.REFUSED: AirflowSkipException,
     Fate.RETRY: AirflowException,
@@ -118,20 +115,8 @@ class StepOperator(BaseOperator):
             assert process.stdout is not None
             last_error = ""
             for line in process.stdout:
-                last_error = self._pass_on(line.rstrip("\n")) or last_error
+                last_error = pass_on(line.rstrip("\n"), self.log) or last_error
         return process.returncode, last_error or "it gave no reason; see its last lines above"
-
-    def _pass_on(self, line: str) -> str:
-        """Write a line of the step to the task's log; return it in words when it is an error."""
-        try:
-            told = json.loads(line)
-            event, level = str(told["event"]), _LEVELS[told["level"].upper()]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            self.log.info(line)
-            return ""
-        values = {key: value for key, value in told.items() if key not in _SHOWN_OTHERWISE}
-        self.log.log(level, event, **values)
-        return _in_words(event, values) if level >= logging.ERROR else ""
 
     def _environment(self) -> dict[str, str]:
         # Airflow's own settings hold secrets that are none of a step's business.
@@ -152,13 +137,6 @@ def _stop_with_parent() -> None:
 def _kill_group(leader: int) -> None:
     with suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGKILL)
-
-
-def _in_words(event: str, values: Mapping[str, Any]) -> str:
-    if traceback := str(values.get("traceback", "")).strip():
-        return f"{event}: {traceback.splitlines()[-1]}"
-    hint = values.get("hint")
-    return f"{event}\nwhat to do: {hint}" if hint else event
 
 
 def _ending(code: int) -> str:

@@ -38,9 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     day = date.fromisoformat
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--raw", type=Path, default=Path("data/raw"), help="a whole raw layout")
-    parser.add_argument(
-        "--home", type=Path, default=Path("build/replay"), help="a new folder"
-    )
+    parser.add_argument("--home", type=Path, default=Path("build/replay"), help="a new folder")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--first", type=day, default=date(2022, 4, 29))
     parser.add_argument("--last", type=day, default=date(2022, 5, 5))

@@ -132,4 +132,4 @@ def test_a_pod_that_was_put_down_after_it_was_done_is_done():
 def test_a_person_is_told_the_code_and_the_steps_own_last_words():
     judged = judge(pod(step=ended(65, message="started\n31% of rows break the contract\n")))
 
-    assert judged == Ending(Fate.FAILED, "exit code 65: 31% of rows break the contract")
+    assert judged == Ending(Fate.FAILED, "exit code 65", "31% of rows break the contract")

@@ -90,7 +90,7 @@ async def checkpoints_when_told(pod: Pod) -> None:
 def exits(code: int) -> Life:
     async def life(pod: Pod) -> None:
         await pod.start()
-        pod.log("this is why")
+        pod.log(json.dumps({"level": "error", "event": "this is why", "hint": "do that"}))
         pod.end(code=code)
 
     return life
@@ -222,7 +222,7 @@ def test_what_would_fail_again_is_not_tried_again_and_its_pod_is_kept(
     (kept,) = kubernetes.cluster.pods.values()
     assert kept.status["phase"] == "Failed", "a side-car that runs on would hold the GPU"
     assert kept.labels["already_checked"] == "True"
-    assert "exit code 65: this is why" in worker.said
+    assert "exit code 65: this is why\nwhat to do: do that" in worker.said
 
 
 def test_an_api_that_restarts_costs_no_try_and_no_line_of_the_log(

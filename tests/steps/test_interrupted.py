@@ -1,4 +1,4 @@
-"""Ctrl-C in every step, sent to its real process: nothing half-made stays, and a rerun is whole."""
+"""Ctrl-C and SIGTERM in every step, sent to its real process: nothing half-made stays."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from components.fates import TEMPORARY, Fate, fate
 from components.pipeline import PIPELINE
 from components.store import open_artifact
 from tests.conftest import ROOT
@@ -74,6 +75,21 @@ def test_ctrl_c_leaves_nothing_and_the_next_attempt_makes_the_same_artifact(fini
         assert not (finished.root / "again").exists()
     assert finished.run(step, out="again").digest == made.digest
     assert contents(finished.root / "raw_log") == raw
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_sigterm_leaves_nothing_half_made_and_is_tried_again(finished, step):
+    process = start(finished, step)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    # A training that has begun leaves a checkpoint; any other work begins anew.
+    preempted = step == "train" and process.returncode == TEMPORARY
+    assert preempted or process.returncode == -signal.SIGTERM
+    assert fate(process.returncode) is Fate.RETRY
+    assert not list(finished.root.glob(".staged-*"))
+    left = {path.name for path in finished.root.glob("again*")}
+    assert left == ({"again.state"} if preempted else set())
 
 
 @pytest.mark.parametrize("step", ["split", "train"])
