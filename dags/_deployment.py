@@ -9,11 +9,15 @@ from __future__ import annotations
 import os
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from components.pipeline import Step
+
+SETTINGS: Final = "/etc/perscen"
+"""Where a pod finds the ConfigMap's settings."""
 HOME: Final = Path(__file__).resolve().parent.parent
 _DEFAULT: Final = HOME / "infra" / "deployment.yaml"
 Seconds = Annotated[int, Field(gt=0)]
@@ -93,6 +97,17 @@ class Pods(_Section):
     cluster: Literal["in_cluster", "kubeconfig"] = "in_cluster"
 
 
+class PodNeeds(NamedTuple):
+    """What a step's pod is given, in the words both schedulers turn into their own."""
+
+    image: str
+    gpus: int
+    resources: Resources
+    node_selector: dict[str, str]
+    tolerations: tuple[Toleration, ...]
+    environment: dict[str, str]
+
+
 class Deployment(_Section):
     """One installation of the daily pipeline."""
 
@@ -127,6 +142,27 @@ class Deployment(_Section):
     def home(self) -> Path:
         """The directory relative places start from: the repository's."""
         return HOME
+
+    def pod_of(self, step: Step) -> PodNeeds:
+        """Return what a step's pod needs.
+
+        ``train`` shares its work among all GPUs of its pod, the other accelerated steps use one.
+        """
+        pods = self.pods
+        most = pods.gpu.count if step.name == "train" else 1
+        gpus = min(pods.gpu.count, most) if step.accelerated else 0
+        values = {"HOME": "/tmp"}  # noqa: S108 (the pod's own; nothing else can be written to)
+        if pods.volume_claim:
+            # A pod's own files die with it, a checkpoint must not.
+            values["PERSCEN_STATE"] = f"{pods.volume_mount}/state"
+        return PodNeeds(
+            image=pods.gpu_image if gpus else pods.image,
+            gpus=gpus,
+            resources=pods.resources.get(step.name) or pods.resources.get("default", Resources()),
+            node_selector=pods.node_selector | (pods.gpu.node_selector if gpus else {}),
+            tolerations=pods.tolerations + (pods.gpu.tolerations if gpus else ()),
+            environment=dict(sorted((values | self.environment).items())),
+        )
 
     def absolute(self, place: str) -> str:
         """Return a place for a process that does not start in ``home``."""

@@ -11,13 +11,12 @@ from airflow.providers.cncf.kubernetes.utils.xcom_sidecar import PodDefaults
 
 from components.pipeline import Step
 from components.render import under_torchrun
-from dags._deployment import Deployment, Resources
+from dags._deployment import SETTINGS, Deployment, PodNeeds
 from dags._pod_operator import StepPodOperator
 
 __all__ = ["StepPodOperator", "pod_operator", "pod_template"]
 
 CONTAINER: Final = "step"
-SETTINGS: Final = "/etc/perscen"
 _RESULT: Final = f"{PodDefaults.XCOM_MOUNT_PATH}/return.json"
 
 
@@ -57,8 +56,8 @@ def pod_operator(
 def pod_template(step: Step, *, argv: list[str], deployment: Deployment) -> dict[str, Any]:
     """Return the pod as a manifest; Airflow adds its labels, a name's end and a side-car."""
     pods = deployment.pods
-    gpus = _gpus(step, deployment)
-    mounts = _mounts(deployment, shared_memory=gpus > 1)
+    needs = deployment.pod_of(step)
+    mounts = _mounts(deployment, shared_memory=needs.gpus > 1)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -78,11 +77,8 @@ def pod_template(step: Step, *, argv: list[str], deployment: Deployment) -> dict
             "serviceAccountName": pods.service_account,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            "nodeSelector": {**pods.node_selector, **(pods.gpu.node_selector if gpus else {})},
-            "tolerations": [
-                taint.model_dump(exclude_none=True)
-                for taint in (*pods.tolerations, *(pods.gpu.tolerations if gpus else ()))
-            ],
+            "nodeSelector": needs.node_selector,
+            "tolerations": [taint.model_dump(exclude_none=True) for taint in needs.tolerations],
             "securityContext": {
                 "runAsNonRoot": True,
                 "runAsUser": pods.user,
@@ -94,12 +90,14 @@ def pod_template(step: Step, *, argv: list[str], deployment: Deployment) -> dict
             "containers": [
                 {
                     "name": CONTAINER,
-                    "image": pods.gpu_image if gpus else pods.image,
+                    "image": needs.image,
                     "imagePullPolicy": pods.image_pull_policy,
-                    "command": under_torchrun(argv, processes=gpus) if gpus > 1 else list(argv),
-                    "env": _environment(deployment),
+                    # After the image's entry point, which passes SIGTERM on to the step: as process
+                    # 1 the step would be deaf to it until it has a handler.
+                    "args": under_torchrun(argv, processes=max(1, needs.gpus)),
+                    "env": _environment(needs),
                     "envFrom": [{"secretRef": {"name": name}} for name in pods.secrets],
-                    "resources": _resources(step, deployment, gpus=gpus),
+                    "resources": _resources(needs, pods.gpu.resource),
                     "securityContext": {
                         "allowPrivilegeEscalation": False,
                         "readOnlyRootFilesystem": True,
@@ -113,33 +111,18 @@ def pod_template(step: Step, *, argv: list[str], deployment: Deployment) -> dict
     }
 
 
-def _gpus(step: Step, deployment: Deployment) -> int:
-    """Return the step's GPUs: ``train`` shares its work among all of them, the others use one."""
-    most = deployment.pods.gpu.count if step.name == "train" else 1
-    return min(deployment.pods.gpu.count, most) if step.accelerated else 0
-
-
-def _resources(step: Step, deployment: Deployment, *, gpus: int) -> dict[str, Any]:
-    pods = deployment.pods
-    asked = pods.resources.get(step.name) or pods.resources.get("default", Resources())
-    accelerators = {pods.gpu.resource: str(gpus)} if gpus else {}
+def _resources(needs: PodNeeds, accelerator: str) -> dict[str, Any]:
+    asked = needs.resources
+    accelerators = {accelerator: str(needs.gpus)} if needs.gpus else {}
     return {
         "requests": {"cpu": asked.cpu, "memory": asked.memory, **accelerators},
         "limits": {"memory": asked.memory, **accelerators},
     }
 
 
-def _environment(deployment: Deployment) -> list[dict[str, str]]:
-    pods = deployment.pods
-    values = {
-        "HOME": "/tmp",  # noqa: S108 (the pod's own; nothing else can be written to)
-        "PERSCEN_RESULT": _RESULT,
-        "PERSCEN_RUN_ID": "{{ run_id }}",
-    }
-    if pods.volume_claim:
-        # A pod's own files die with it, a checkpoint must not.
-        values["PERSCEN_STATE"] = f"{pods.volume_mount}/state"
-    return [{"name": n, "value": v} for n, v in sorted((values | deployment.environment).items())]
+def _environment(needs: PodNeeds) -> list[dict[str, str]]:
+    told = {"PERSCEN_RESULT": _RESULT, "PERSCEN_RUN_ID": "{{ run_id }}"}
+    return [{"name": n, "value": v} for n, v in sorted((told | needs.environment).items())]
 
 
 def _mounts(

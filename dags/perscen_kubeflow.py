@@ -16,10 +16,10 @@ from components.pipeline import PIPELINE, Step
 from components.render import under_torchrun
 from dags._deployment import (
     HOME,
+    SETTINGS,
     Deployment,
     DeploymentError,
     Pods,
-    Resources,
     read_deployment,
 )
 from dags._kubeflow_step import logical_day, run_argv, run_step
@@ -68,7 +68,7 @@ def component_source(step: Step, deployment: Deployment) -> str:
     values = {f"<{n}>": n if kind == "str" else f"{n}.path" for n, kind in kinds.items()}
     values |= {"<config>": "config", "<day>": "day"}
     argv = step.argv(config="<config>", logical_date="<day>", places={n: f"<{n}>" for n in kinds})
-    argv = under_torchrun(argv, processes=max(1, _gpus(step, deployment)))
+    argv = under_torchrun(argv, processes=max(1, deployment.pod_of(step).gpus))
     publishes, reports = step.output == "release", step.output == "report"
     parameters = {**_EVERY_STEP, **kinds, **({"page": "Output[HTML]"} if reports else {})}
     text = _COMPONENT.format(
@@ -93,10 +93,9 @@ def component(step: Step, deployment: Deployment) -> Callable[..., dsl.PipelineT
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     names: dict[str, Any] = {**vars(dsl), "NamedTuple": NamedTuple}
     exec(compile(text, file, "exec"), names)  # noqa: S102 (our own text)
-    pods = deployment.pods
     return dsl.component(
         names[step.name],
-        base_image=pods.gpu_image if _gpus(step, deployment) else pods.image,
+        base_image=deployment.pod_of(step).image,
         install_kfp_package=False,  # the images hold it, pinned: pods need no package index
         additional_funcs=[logical_day, run_step, run_argv],
     )
@@ -146,31 +145,25 @@ def pipeline(deployment: Deployment) -> Any:
     return perscen_daily
 
 
-def _gpus(step: Step, deployment: Deployment) -> int:
-    """Return the step's GPUs: ``train`` shares its work among all of them, the others use one."""
-    count = deployment.pods.gpu.count if step.accelerated else 0
-    return count if step.name == "train" else min(count, 1)
-
-
 def _place(task: dsl.PipelineTask, step: Step, deployment: Deployment) -> None:
     """Give a task its pod: resources, nodes, user, environment, files."""
     # What is made again and what is not, digests decide: Kubeflow remembers nothing.
     task.set_caching_options(enable_caching=False)
-    pods, gpus = deployment.pods, _gpus(step, deployment)
-    asked = pods.resources.get(step.name) or pods.resources.get("default", Resources())
+    pods, needs = deployment.pods, deployment.pod_of(step)
+    asked = needs.resources
     task.set_cpu_request(asked.cpu)
     task.set_memory_request(asked.memory).set_memory_limit(asked.memory)
-    if gpus:
-        task.set_accelerator_type(pods.gpu.resource).set_accelerator_limit(gpus)
+    if needs.gpus:
+        task.set_accelerator_type(pods.gpu.resource).set_accelerator_limit(needs.gpus)
         # Against a lost node, where nobody is left inside the pod to try again. Kubeflow repeats
         # hopeless failures too, so this is for the steps that have most to lose.
         task.set_retry(deployment.retries, backoff_duration=f"{deployment.retry_delay_s}s")
-    if gpus > 1:
+    if needs.gpus > 1:
         # The processes of one training exchange tensors there; a container has 64 MiB otherwise.
         kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory")  # noqa: S108
-    for key, value in {**pods.node_selector, **(pods.gpu.node_selector if gpus else {})}.items():
+    for key, value in needs.node_selector.items():
         kubernetes.add_node_selector(task, key, value)
-    for taint in (*pods.tolerations, *(pods.gpu.tolerations if gpus else ())):
+    for taint in needs.tolerations:
         kubernetes.add_toleration(task, **taint.model_dump(exclude_none=True))
     kubernetes.set_image_pull_policy(task, pods.image_pull_policy)
     kubernetes.set_security_context(
@@ -179,24 +172,15 @@ def _place(task: dsl.PipelineTask, step: Step, deployment: Deployment) -> None:
     kubernetes.add_pod_label(task, "app.kubernetes.io/name", "perscen")
     kubernetes.add_pod_label(task, "perscen/step", step.name)
     _give_files(task, pods)
-    for name, value in _environment(deployment).items():
+    for name, value in needs.environment.items():
         task.set_env_variable(name, value)
-
-
-def _environment(deployment: Deployment) -> dict[str, str]:
-    pods = deployment.pods
-    values = {"HOME": "/tmp"}  # noqa: S108 (the pod's own)
-    if pods.volume_claim:
-        # A pod's own files die with it, a checkpoint must not.
-        values["PERSCEN_STATE"] = f"{pods.volume_mount}/state"
-    return dict(sorted((values | deployment.environment).items()))
 
 
 def _give_files(task: dsl.PipelineTask, pods: Pods) -> None:
     if pods.volume_claim:
         kubernetes.mount_pvc(task, pods.volume_claim, pods.volume_mount)
     if pods.config_map:
-        kubernetes.use_config_map_as_volume(task, pods.config_map, "/etc/perscen")
+        kubernetes.use_config_map_as_volume(task, pods.config_map, SETTINGS)
     for secret in pods.secrets:
         if not (keys := pods.secret_keys.get(secret)):
             raise DeploymentError(

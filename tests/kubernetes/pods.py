@@ -102,7 +102,7 @@ class Pod:
             own = {e["name"]: e.get("value", "").replace(_RESULTS, results) for e in step["env"]}
             path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
             process = await asyncio.create_subprocess_exec(
-                *step["command"],
+                *step["args"],
                 cwd=ROOT,
                 env={**os.environ, **own, "PATH": path},
                 stdout=asyncio.subprocess.PIPE,

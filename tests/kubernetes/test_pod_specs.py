@@ -90,7 +90,7 @@ def test_training_has_all_gpus_and_a_process_for_each(pods: dict[str, Any]):
 
     assert step["resources"]["requests"]["nvidia.com/gpu"] == "4"
     assert step["resources"]["limits"]["nvidia.com/gpu"] == "4"
-    assert step["command"][:5] == ["python", "-m", "components.torchrun", "--standalone",
+    assert step["args"][:5] == ["python", "-m", "components.torchrun", "--standalone",
                                    "--nproc-per-node"]  # fmt: skip
     assert {"name": "shared-memory", "emptyDir": {"medium": "Memory"}} in (
         pods["train"]["spec"]["volumes"]
@@ -111,7 +111,7 @@ def test_a_step_that_is_not_shared_has_one_gpu_or_none(pods: dict[str, Any]):
 
 def test_the_day_is_in_the_argv_and_in_the_labels(pods: dict[str, Any]):
     for name, pod in pods.items():
-        assert "2022-05-05" in pod["spec"]["containers"][0]["command"]
+        assert "2022-05-05" in pod["spec"]["containers"][0]["args"]
         assert pod["metadata"]["name"].startswith(f"perscen-{name}-2022-05-05-")
         told = {k: pod["metadata"]["labels"][k] for k in ("perscen/step", "perscen/logical-date")}
         assert told == {"perscen/step": name, "perscen/logical-date": "2022-05-05"}

@@ -114,7 +114,7 @@ for file in map(Path, sys.argv[1:]):
     for task in build(read_deployment(file)).tasks:
         argv = getattr(task, "argv", [])
         if hasattr(task, "pod_template_dict"):
-            argv = task.pod_template_dict["spec"]["containers"][0]["command"]
+            argv = task.pod_template_dict["spec"]["containers"][0]["args"]
         told[task.task_id] = {"argv": list(argv), "after": sorted(task.upstream_task_ids)}
     file.with_suffix(".json").write_text(json.dumps(told))
 """
