@@ -29,11 +29,15 @@ class EpochBar:
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._progress.add_task(f"epoch {epoch}", total=num_steps)
+            name = f"epoch {epoch}" if epoch else "pre-training"
+            self._progress.add_task(name, total=num_steps)
             self._progress.start()
         self._progress.update(self._progress.task_ids[0], completed=step)
         if step == num_steps:
             self.close()
+
+    def pretraining_epoch_done(self, *, epoch: int, loss: float) -> None:
+        """Do nothing: the bar goes on to the end of the stage."""
 
     def epoch_done(self, record: EpochRecord) -> None:
         """Do nothing: the log tells of epochs."""

@@ -51,12 +51,12 @@ class ArtifactError(PerscenError):
 
 
 class TrainingDiverged(PerscenError):
-    """The training loss is not finite."""
+    """The training loss is not finite; before the first epoch it is that of no one scenario."""
 
     headline = "training diverged"
 
     def __init__(
-        self, message: str, *, epoch: int, step: int, scenario: str, hint: str = ""
+        self, message: str, *, epoch: int, step: int, scenario: str | None, hint: str = ""
     ) -> None:
         super().__init__(message, hint=hint)
         self.epoch = epoch

@@ -55,13 +55,13 @@ class Tracker:
     def step_done(self, *, epoch: int, step: int, num_steps: int) -> None:
         """Take no note of single steps."""
 
+    def pretraining_epoch_done(self, *, epoch: int, loss: float) -> None:
+        """Log the loss of an epoch of the pre-training."""
+        self._log({"pretraining_loss": loss}, epoch=epoch)
+
     def epoch_done(self, record: EpochRecord) -> None:
         """Log the losses, the recall and the use of the codebook per scenario."""
-        now = time.time_ns() // 1_000_000
-        values = epoch_metrics(record, k=self._monitor_k)
-        self._unsent += [Metric(name, v, now, record.epoch) for name, v in values.items()]
-        if self._client is not None:
-            self._try("log metrics", self._send)
+        self._log(epoch_metrics(record, k=self._monitor_k), epoch=record.epoch)
 
     def start(self, *, tags: Mapping[str, str], settings: Mapping[str, Any]) -> None:
         """Open a run with its tags and parameters."""
@@ -72,6 +72,12 @@ class Tracker:
         if self._run_id:
             self._client = self._client or MlflowClient(self._tracking_uri)
             self._try("end the run", lambda: self._end(status))
+
+    def _log(self, values: Mapping[str, float], *, epoch: int) -> None:
+        now = time.time_ns() // 1_000_000
+        self._unsent += [Metric(name, value, now, epoch) for name, value in values.items()]
+        if self._client is not None:
+            self._try("log metrics", self._send)
 
     def _start(self, tags: Mapping[str, str], settings: Mapping[str, Any]) -> None:
         client = MlflowClient(self._tracking_uri)

@@ -55,13 +55,21 @@ def run(task: Task, *, model: ModelConfig, train: TrainConfig) -> ModelManifest:
 
 def _train(task: Task, model: ModelConfig, train: TrainConfig) -> ModelManifest:
     splits = Splits.open(task.inputs["splits"].path)
-    towers = _start(task, splits, model, train)
+    towers, fresh = _start(task, splits, model, train)
     checkpoint = Checkpoint(
         task.state, fingerprint=_fingerprint(task, train), every_s=train.checkpoint_every_s
     )
     settings = {"model": model.model_dump(mode="json"), "train": train.model_dump(mode="json")}
     with _stop_on_sigterm() as stop, _watchers(task, settings, train) as watchers:
-        trained = fit(towers, splits, train, checkpoint=checkpoint, stop=stop, watchers=watchers)
+        trained = fit(
+            towers,
+            splits,
+            train,
+            checkpoint=checkpoint,
+            stop=stop,
+            watchers=watchers,
+            pretrain=fresh,
+        )
     task.notes["best_epoch"] = trained.best.epoch
     return _write(task, towers, trained, settings=settings, splits=splits)
 
@@ -81,19 +89,24 @@ def _watchers(
         yield (tracker, *bars)
 
 
-def _start(task: Task, splits: Splits, model: ModelConfig, train: TrainConfig) -> TwoTower:
+def _start(
+    task: Task, splits: Splits, model: ModelConfig, train: TrainConfig
+) -> tuple[TwoTower, bool]:
+    """Return the model to train, and whether it starts from nothing."""
     seed_torch(train.seed, "init")
     towers = make_model(splits.schema, model)
     towers.start_from(splits)
-    if train.warm_start:
-        _start_warm(task.inputs["champion"], towers, splits)
-    return towers
+    if not train.warm_start:
+        return towers, True
+    champion = task.inputs["champion"]
+    if champion.manifest.version is None:
+        logger.info("no champion to start from, starting fresh")
+        return towers, True
+    _start_warm(champion, towers, splits)
+    return towers, False
 
 
 def _start_warm(champion: Artifact[ChampionManifest], towers: TwoTower, splits: Splits) -> None:
-    if champion.manifest.version is None:
-        logger.info("no champion to start from, starting fresh")
-        return
     bundle = open_bundle(champion.path / "bundle")
     # Two pairs serve when some scenarios stayed on an older model: start from the widest used.
     serving = Counter(bundle.manifest.scenarios.values())

@@ -35,6 +35,9 @@ class GraphConfig(Section):
     """One generator over all nodes, told apart by their one-hot, instead of one per node."""
     power: Literal["raw", "refined", "same"] = "raw"
     self_loop: Literal["one", "keep", "zero"] = "one"
+    normalise: Literal["minmax", "degree", "none"] = "minmax"
+    """``minmax`` scales a graph's entries to [0, 1]; ``degree`` also divides each by the roots of
+    its two nodes' sums; ``none`` keeps the generator's numbers. The same entries stay."""
     keep_ratio: float = Field(0.5, ge=0, le=1)
     sparsify: Literal["global_topk", "row_topk", "threshold", "none"] = "global_topk"
     threshold: float = Field(0.5, ge=0, le=1)
@@ -225,6 +228,16 @@ class SassConfig(BaselineConfig):
     widths: Widths = (128, 64)
     """Of the layers of the shared network and of each scenario's."""
     out_dim: int = Field(64, ge=1)
+    pretrain: bool = True
+    """Before the first epoch, learn to find a user (an item) of one scenario again in another, on
+    all impressions of the training window, clicked or not; false is SASS-base."""
+    pretrain_epochs: int = Field(5, ge=1)
+    pretrain_temperature: float = Field(0.1, gt=0)
+    pretrain_batch: int = Field(512, ge=2)
+    """Users, and items, that are told apart in one step; at most so many of each."""
+    user_pretrain: Literal["counterfactual", "skip"] = "counterfactual"
+    """What is done for users where each is in one scenario only: pair it with another one at
+    random, or learn from items alone."""
 
 
 class M5Config(BaselineConfig):

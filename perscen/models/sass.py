@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perscen.data.batches import ItemBatch, UserBatch
+from perscen.data.splits import Splits
 from perscen.models.config import SassConfig
+from perscen.models.contrast import ScenarioContrast
 from perscen.models.field_towers import FieldTowers
 from perscen.models.gather import spread
 from perscen.models.layers import mlp
@@ -93,7 +95,7 @@ class SassTower(nn.Module):
 
 
 class Sass(FieldTowers):
-    """SASS without its pre-training (SASS-base): symmetric towers.
+    """SASS: symmetric towers, pre-trained by telling users and items apart across scenarios.
 
     Raises:
         ConfigError: There is only one scenario.
@@ -111,12 +113,34 @@ class Sass(FieldTowers):
 
     def encode_users(self, users: UserBatch) -> EncodedUsers:
         """Return the vectors ``[B, G]`` of queries, each within its scenario."""
-        x_BW = self.drop(self.user_nodes(users)).flatten(1)
-        vector_BG = self.user_tower(x_BW, self.scenario_SD, None, users.scenario_B)
+        vector_BG = self.represent_users(users)
         return EncodedUsers(self.score.user(vector_BG), vector_BG.new_zeros(()), None)
 
     def encode_items(self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor) -> Tensor:
         """Return vectors ``[P, G]`` of items in scenarios; what is shared runs once each."""
-        x_MW = self.drop(self.item_nodes(items)).flatten(1)
-        vector_PG = self.item_tower(x_MW, self.scenario_SD, index_P, scenario_P)
+        vector_PG = self.represent_items(items, index_P, scenario_P)
         return self.score.item(vector_PG, items.rows_B[index_P], scenario_P)
+
+    def represent_users(self, users: UserBatch) -> Tensor:
+        """Return the user tower's own vectors ``[B, G]``, which the score is not yet made of."""
+        x_BW = self.drop(self.user_nodes(users)).flatten(1)
+        vector_BG: Tensor = self.user_tower(x_BW, self.scenario_SD, None, users.scenario_B)
+        return vector_BG
+
+    def represent_items(self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor) -> Tensor:
+        """Return the item tower's own vectors ``[P, G]``, which the score is not yet made of."""
+        x_MW = self.drop(self.item_nodes(items)).flatten(1)
+        vector_PG: Tensor = self.item_tower(x_MW, self.scenario_SD, index_P, scenario_P)
+        return vector_PG
+
+    def pretraining(
+        self, splits: Splits, *, seed: int, device: torch.device
+    ) -> ScenarioContrast | None:
+        """Return stage one, unless the settings leave it out.
+
+        Raises:
+            ConfigError: Nobody and nothing was shown in two scenarios of the training window.
+        """
+        if not self.config.pretrain:
+            return None
+        return ScenarioContrast(self, splits, self.config, seed=seed, device=device)

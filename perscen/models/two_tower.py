@@ -9,8 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,6 +34,20 @@ class EncodedUsers:
     vectors_BG: Tensor
     auxiliary_loss: Tensor
     codes_B: Tensor | None
+
+
+class Pretraining(Protocol):
+    """A stage before the first epoch, on rows and by a loss of its own.
+
+    What is drawn in it follows from a seed, the epoch and the step, so it can be interrupted and
+    resumed like the training itself.
+    """
+
+    num_epochs: int
+    steps_per_epoch: int
+
+    def loss(self, *, epoch: int, step: int) -> Tensor:
+        """Return the loss of a step, of several ranks this one's part; epochs count from 1."""
 
 
 class TwoTower(nn.Module, ABC):
@@ -89,6 +104,15 @@ class TwoTower(nn.Module, ABC):
 
     def start_from(self, splits: Splits) -> None:
         """Set starting values that depend on the training window; by default there are none."""
+
+    def pretraining(self, splits: Splits, *, seed: int, device: torch.device) -> Pretraining | None:
+        """Return the stage that the model goes through before its first epoch; None without one.
+
+        Raises:
+            ConfigError: The training window has nothing to do it with.
+        """
+        del splits, seed, device
+        return None
 
     def save(self, directory: Path) -> None:
         """Write weights, settings and schema."""

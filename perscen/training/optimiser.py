@@ -1,4 +1,4 @@
-"""Adam in the three forms the settings offer (spec 2.8, 6.3).
+"""Adam in the three forms the settings offer (spec 2.8, 6.3), and a mean of what it leads to.
 
 Letters: R table rows, K rows a batch has met, D width.
 """
@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from perscen.config import OptimConfig
 from perscen.models.embedding import FieldTable
@@ -94,6 +95,26 @@ class LazyAdam(Optimizer):
         state["mean_RD"][rows_K], state["square_RD"][rows_K] = mean_KD, square_KD
         size_KD = (square_KD / (1 - beta2 ** state["step"])).sqrt_() + _EPS
         table_RD[rows_K] = rows_KD - lr / (1 - beta1 ** state["step"]) * mean_KD / size_KD
+
+
+def running_mean(model: nn.Module, *, decay: float) -> AveragedModel | None:
+    """Return a copy of the model that follows its weights and codebook slowly.
+
+    Sparse scenarios have few rows, so their weights jump from step to step; the mean does not.
+    """
+    if not decay:
+        return None
+    # Buffers too: the codebook must move with the encoder whose vectors it quantises.
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+
+    def average_numbers(means: Any, values: Any, num_averaged: Any) -> None:
+        if means[0].is_floating_point():
+            average(means, values, num_averaged)
+        else:  # rows and counts have no mean
+            for mean, value in zip(means, values, strict=True):
+                mean.copy_(value)
+
+    return AveragedModel(model, multi_avg_fn=average_numbers, use_buffers=True)
 
 
 def _tables(model: nn.Module) -> Iterable[Tensor]:

@@ -1,4 +1,4 @@
-"""What is written down of each epoch."""
+"""What is written down of each epoch, and of a whole training."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ class EpochRecord(Record):
     macro_recall: float
     code_usage: dict[str, float]
     code_perplexity: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training went; the model itself holds the best epoch's weights."""
+
+    epochs: tuple[EpochRecord, ...]
+    best: EpochRecord
+    code_counts: dict[str, list[int]]
+    """Validation queries per scenario that fell on each code, at the best epoch."""
+    pretraining: tuple[float, ...] = ()
+    """Mean loss of each epoch of the stage before the first, for a model that has one."""
 
 
 @dataclass

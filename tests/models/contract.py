@@ -80,7 +80,7 @@ def recall_1(model: TwoTower, splits: Splits) -> list[float]:
     return [float(np.mean(of_scenario)) for of_scenario in hits]
 
 
-def parts_by_scenario(model: TwoTower) -> Iterator[tuple[nn.Module, int]]:
+def parts_by_scenario(model: nn.Module) -> Iterator[tuple[nn.Module, int]]:
     """Yield every part of a model that belongs to one scenario, with that scenario."""
     for module in model.modules():
         if isinstance(module, PerScenario):
