@@ -6,7 +6,6 @@ import importlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -58,11 +57,3 @@ def call(where: str, settings: Mapping[str, Any]) -> list[Result]:
     module, function = where.split(":")
     results: list[Result] = getattr(importlib.import_module(module), function)(**settings)
     return results
-
-
-def put_between_marks(path: Path, text: str, *, made_by: str) -> None:
-    """Replace what stands between a benchmark's marks on a page; the words around it stay."""
-    begin, end = f"<!-- made by {made_by} -->", f"<!-- end of {made_by} -->"
-    page = path.read_text(encoding="utf-8") if path.exists() else f"{begin}\n{end}\n"
-    before, rest = page.split(begin)
-    path.write_text(f"{before}{begin}\n{text}{end}{rest.split(end)[1]}", encoding="utf-8")

@@ -41,6 +41,10 @@ _ENVIRONMENT: Final = {
 wait for each other sleep: spinning makes an epoch several times slower beside other work."""
 
 _MODULES: Final = {
+    "compare": (
+        "components.compare_command:compare",
+        "Train many models under one protocol, and write the tables.",
+    ),
     "data": ("components.data_commands:data", "Bring logs into the raw layout."),
     "params": ("components.settings_commands:params", "Print a complete params.yaml for a recipe."),
     "refresh": ("components.refresh_command:refresh", "Serve a release, once it is tested."),

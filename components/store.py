@@ -47,11 +47,14 @@ def payload_files(directory: Path) -> Iterator[Path]:
             yield path
 
 
+def payload_digest(directory: Path) -> str:
+    """Return the sha256 of an artifact's files alone: equal contents, whatever made them."""
+    return _payload(directory).hexdigest()
+
+
 def digest_of(directory: Path, manifest: Manifest) -> str:
     """Return the digest an artifact must carry: of its payload and its manifest's other fields."""
-    sha = hashlib.sha256()
-    for path in payload_files(directory):
-        sha.update(f"{path.relative_to(directory).as_posix()}\0{file_digest(path)}\n".encode())
+    sha = _payload(directory)
     fields = manifest.model_dump(mode="json", exclude={"digest"})
     sha.update(json.dumps(fields, sort_keys=True).encode())
     return sha.hexdigest()
@@ -104,6 +107,13 @@ def open_raw_log(path: Path) -> Artifact[RawLogManifest]:
 
 
 _IMPORT_AGAIN: Final = "import the log again with `perscen data`"
+
+
+def _payload(directory: Path) -> hashlib._Hash:
+    sha = hashlib.sha256()
+    for path in payload_files(directory):
+        sha.update(f"{path.relative_to(directory).as_posix()}\0{file_digest(path)}\n".encode())
+    return sha
 
 
 def _read(path: Path, *, what: str) -> str:

@@ -20,7 +20,7 @@ import yaml
 from bench.replay.results import collect, plot, recall_table, table
 from bench.replay.run import Replay, run
 from bench.replay.world import Plan, prepare
-from bench.report import put_between_marks
+from components.marks import put_between_marks
 
 SETTINGS: dict[str, dict[str, object]] = {
     # A day more than the windows need, so that they are whole when one day is left out.

@@ -1,0 +1,121 @@
+"""The runs of a comparison in MLflow: each is logged once, whole, when it is finished.
+
+Tracking is for looking at: a server that is gone costs a warning, and what it missed is logged the
+next time the comparison is run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from components.adapters.tracking import epoch_metrics, flatten
+from perscen.training.records import EpochRecord
+
+logger = logging.getLogger(__name__)
+
+EXPERIMENT: Final = "perscen-compare"
+KEY: Final = "perscen.compare.key"
+"""Tag by which a run is known; its artifact says which splits it is on."""
+_AT_ONCE: Final = 100
+"""Parameters MLflow takes in one call."""
+_METRICS_AT_ONCE: Final = 1_000
+
+
+class ComparisonLog:
+    """An experiment in which every key is logged once."""
+
+    def __init__(self, *, tracking_uri: str | None = None) -> None:
+        self._tracking_uri = tracking_uri or mlflow.get_tracking_uri()
+        self._client: MlflowClient | None = None
+        self._experiment_id = ""
+        self._logged: set[str] = set()
+        with self._talking("open the experiment"):
+            client = MlflowClient(self._tracking_uri)
+            found = client.get_experiment_by_name(EXPERIMENT)
+            self._experiment_id = (
+                found.experiment_id if found else client.create_experiment(EXPERIMENT)
+            )
+            self._logged = set(_finished_keys(client, self._experiment_id))
+            self._client = client
+
+    def log(
+        self,
+        key: str,
+        *,
+        tags: Mapping[str, str],
+        settings: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        epochs: Sequence[EpochRecord],
+        monitor_k: int,
+        files: Sequence[Path],
+    ) -> None:
+        """Log a finished run, unless it is there.
+
+        Args:
+            key: What it is known by.
+            tags: Further tags.
+            settings: Sections by name; logged as dotted parameters.
+            metrics: What it came to.
+            epochs: The training curve.
+            monitor_k: The K of the curve's recall.
+            files: Kept as artifacts.
+        """
+        if self._client is None or key in self._logged:
+            return
+        now = time.time_ns() // 1_000_000
+        told = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        told += [
+            Metric(f"valid/{name}", value, now, record.epoch)
+            for record in epochs
+            for name, value in epoch_metrics(record, k=monitor_k).items()
+        ]
+        params = [Param(name, str(value)) for name, value in flatten(settings)]
+        with self._talking(f"log {key}"):
+            run = self._client.create_run(self._experiment_id, tags={**tags, KEY: key})
+            run_id = run.info.run_id
+            for first in range(0, len(params), _AT_ONCE):
+                self._client.log_batch(run_id, params=params[first : first + _AT_ONCE])
+            for first in range(0, len(told), _METRICS_AT_ONCE):
+                self._client.log_batch(run_id, metrics=told[first : first + _METRICS_AT_ONCE])
+            for path in files:
+                self._client.log_artifact(run_id, str(path))
+            # Last: a run that is not FINISHED was broken off, and is logged again.
+            self._client.set_terminated(run_id, "FINISHED")
+            self._logged.add(key)
+
+    @contextmanager
+    def _talking(self, action: str) -> Iterator[None]:
+        try:
+            with warnings.catch_warnings():
+                # MLflow uses what newer SQLAlchemy releases call deprecated: not ours to mend.
+                warnings.simplefilter("ignore")
+                yield
+        except (MlflowException, SQLAlchemyError, OSError) as exc:
+            # One warning, and no further call: each may wait for minutes.
+            self._client = None
+            logger.warning(
+                "tracking server not reached, the comparison goes on",
+                extra={"action": action, "address": self._tracking_uri, "reason": str(exc)[:300]},
+            )
+
+
+def _finished_keys(client: MlflowClient, experiment_id: str) -> Iterator[str]:
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs(
+            [experiment_id], "attributes.status = 'FINISHED'", page_token=token or None
+        )
+        yield from (run.data.tags[KEY] for run in page if KEY in run.data.tags)
+        token = page.token or None

@@ -1,0 +1,1 @@
+"""The pages of a comparison: tables, figures, and the numbers they are made of."""

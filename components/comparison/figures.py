@@ -1,0 +1,111 @@
+"""The figures of a comparison, as SVG files that stand alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+from markupsafe import Markup
+from matplotlib.ticker import FuncFormatter
+
+from components.comparison.results import Results
+from components.report.drawing import PAPER, WIDTH, drawing, series
+from components.report.figures import Estimate, recalls
+from components.report.words import THIN, percent
+from perscen.experiments.rows import Sweep
+from perscen.experiments.significance import MACRO
+
+_PERCENT: Final = FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}{THIN}%")
+_VARIABLE: Final = re.compile(r"var\(--([\w-]+)\)")
+
+
+def figures(results: Results) -> Iterator[tuple[str, str, str]]:
+    """Yield each figure's name, what it shows, and its SVG document."""
+    metric = f"recall_{results.ks[0]}"
+    if results.table.sweeps:
+        for sweep in results.table.sweeps:
+            points = [v for v, row in sweep.points.items() if results.facts[row]]
+            if points:
+                shown = f"Recall@{results.ks[0]} over {sweep.title}"
+                yield sweep.name, shown, standalone(_sweep(results, sweep, metric))
+        return
+    for number, scenario in enumerate(results.columns):
+        shown = f"Recall@{results.ks[0]} in scenario {scenario}, with intervals"
+        if scenario == MACRO:
+            shown = f"Recall@{results.ks[0]}, mean over scenarios, with intervals"
+        name = MACRO if scenario == MACRO else f"scenario-{number + 1}"
+        yield name, shown, standalone(_levels(results, scenario, metric))
+
+
+def standalone(drawn: Markup) -> str:
+    """Return a page's drawing as a document of its own, in the page's light colours on white."""
+    colours = _colours()
+    body = _VARIABLE.sub(lambda name: colours[name[1]], str(drawn))
+    body = body.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    ground = f'<rect width="100%" height="100%" fill="{colours["paper"]}"/>'
+    return body.replace(">", f">{ground}", 1) + "\n"
+
+
+@cache
+def _colours() -> dict[str, str]:
+    style = files("components.report").joinpath("style.css").read_text(encoding="utf-8")
+    light = style[style.index("{") : style.index("}")]
+    found = dict(re.findall(r"--([\w-]+):\s*([^;]+);", light))
+    return {name: value.replace('"', "'") for name, value in found.items()}
+
+
+def _levels(results: Results, scenario: str, metric: str) -> Markup:
+    subjects = {block.subject for block in results.table.blocks}
+    several = sum(1 for block in results.table.blocks if any(results.facts[r] for r in block.rows))
+    estimates = []
+    for block in results.table.blocks:
+        for row in block.rows:
+            if not results.facts[row]:
+                continue
+            level = results.resampled.level(row, metric, scenario)
+            recipe = results.rows[row].recipe
+            trained = results.rows[row].family is not None
+            title = results.rows[row].title
+            name = f"{title} · {recipe}" if several > 1 and trained else title
+            estimates.append(
+                Estimate(name, level.value, level.low, level.high, candidate=row in subjects)
+            )
+    return recalls(scenario, estimates, k=results.ks[0])
+
+
+def _sweep(results: Results, sweep: Sweep, metric: str) -> Markup:
+    """Return a line per scenario over the swept values, with deviations over seeds."""
+    values = [v for v, row in sorted(sweep.points.items()) if results.facts[row]]
+    spoken = []
+    with drawing(width=WIDTH, height=340) as plot:
+        axes = plot.axes
+        places = range(len(values))  # evenly: values such as 0, 2, 5, 100 have no common scale
+        for position, scenario in enumerate(results.columns):
+            colour, marker = series(position)
+            cells = [results.cells[sweep.points[v], metric, scenario] for v in values]
+            means = [cell.mean for cell in cells]
+            label = "macro" if scenario == MACRO else f"scenario {scenario}"
+            axes.errorbar(
+                places,
+                means,
+                yerr=[cell.sd or 0.0 for cell in cells],
+                color=colour,
+                marker=marker,
+                ms=5,
+                mec=PAPER,
+                elinewidth=1,
+                ls="--" if scenario == MACRO else "-",
+                label=label,
+            )
+            spoken.append(f"{label} " + ", ".join(percent(mean) for mean in means))
+        axes.set_xticks(places, [f"{v:g}" for v in values])
+        axes.set_xlabel(sweep.title)
+        axes.yaxis.set_major_formatter(_PERCENT)
+        axes.margins(x=0.06)
+        plot.legend()
+        plot.title(f"Recall@{results.ks[0]}")
+        label = f"Recall at {results.ks[0]} at {sweep.title} " + ", ".join(f"{v:g}" for v in values)
+        return plot.to_svg(name=f"sweep-{sweep.name}", label=f"{label}: {'; '.join(spoken)}.")

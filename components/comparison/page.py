@@ -1,0 +1,157 @@
+"""A comparison in words and tables, as Markdown; the tables have the layout of the paper's.
+
+Shares are in percent here and fractions in the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from components.comparison.results import Difference, Results
+from perscen.experiments.cells import first_and_second
+from perscen.experiments.rows import Block
+from perscen.experiments.significance import LEVEL, MACRO, RESAMPLES, Estimate
+
+_ABOVE, _BELOW = "▲", "▼"
+
+
+def page(results: Results, figures: Mapping[str, str]) -> str:
+    """Return what stands between a page's marks.
+
+    Args:
+        results: The table with its numbers.
+        figures: Where each figure lies, as seen from the page, by what it shows.
+    """
+    lines = [*_head(results), ""]
+    for name in ("recall", "hits"):
+        lines += [*_levels(results, name), ""]
+    for metric in (f"recall_{k}" for k in results.ks):
+        lines += _differences(results, metric)
+    for shown, place in figures.items():
+        lines += [f"![{shown}]({place})", ""]
+    lines += _costs(results)
+    return "\n".join(lines) + "\n"
+
+
+def _head(results: Results) -> Iterator[str]:
+    yield (
+        f"Splits `{results.splits_digest[:12]}`. Mean ± standard deviation over n trainings with "
+        "different seeds; **best** and <ins>second best</ins> of each block."
+    )
+    subjects = {block.subject for block in results.table.blocks}
+    if any(difference.row in subjects for difference in results.differences):
+        yield (
+            f"{_ABOVE} and {_BELOW} stand with a row that is above or below the best other row of "
+            f"its block by a difference whose {LEVEL:.0%} interval leaves out zero."
+        )
+    if results.differences:
+        yield (
+            "Intervals and p-values (two-sided, not adjusted for how many there are) are from a "
+            f"paired bootstrap, {RESAMPLES:,} resamples of seeds and, within, of users."
+        )
+    if results.lacking:
+        told = (f"{row} {has} of {wanted}" for row, (has, wanted) in results.lacking.items())
+        yield ""
+        yield f"**Not whole yet**, runs so far: {', '.join(told)}."
+
+
+def _levels(results: Results, name: str) -> Iterator[str]:
+    yield f"**{name.capitalize()}@K, percent**"
+    yield ""
+    heads = [
+        f"{_scenario_head(results, scenario)} {name[0].upper()}@{k}"
+        for scenario in results.columns
+        for k in results.ks
+    ]
+    yield f"| model | n | {' | '.join(heads)} |"
+    yield "|---|---:|" + "---:|" * len(heads)
+    many = len(results.table.blocks) > 1
+    for block in results.table.blocks:
+        if many:
+            yield f"| *{block.title}* |" + " |" * (len(heads) + 1)
+        for row in block.rows:
+            shown = [
+                _level(results, block, row, f"{name}_{k}", scenario)
+                for scenario in results.columns
+                for k in results.ks
+            ]
+            num = len(results.facts[row])
+            yield f"| {results.rows[row].title} | {num} | {' | '.join(shown)} |"
+
+
+def _scenario_head(results: Results, scenario: str) -> str:
+    if scenario == MACRO:
+        return MACRO
+    return f"{scenario} ({results.num_users[scenario]:,} users)"
+
+
+def _level(results: Results, block: Block, row: str, metric: str, scenario: str) -> str:
+    cell = results.cells.get((row, metric, scenario))
+    if cell is None:
+        return "–"
+    text = f"{100 * cell.mean:.2f}"
+    if cell.sd is not None:
+        text += f" ± {100 * cell.sd:.2f}"
+    first, second = first_and_second(results.cells, block.rows, metric, scenario)
+    if row in first:
+        text = f"**{text}**"
+    elif row in second:
+        text = f"<ins>{text}</ins>"
+    other = results.best_other(row, metric, scenario) if row == block.subject else None
+    if other is not None:
+        sign = results.difference(row, other, metric, scenario).sign
+        text += {1: f" {_ABOVE}", -1: f" {_BELOW}"}.get(sign, "")
+    return text
+
+
+def _differences(results: Results, metric: str) -> Iterator[str]:
+    subjects = {block.subject for block in results.table.blocks} - {""}
+    by_subject = {s: [d for d in results.differences if d.row == s] for s in sorted(subjects)}
+    title = metric.replace("_", "@").capitalize()
+    for subject, mine in by_subject.items():
+        if mine:
+            head = f"`{subject}` minus …, {title}, percentage points"
+            yield from _difference_table(results, metric, head, [(d.other, d) for d in mine])
+    beside = [d for d in results.differences if results.rows[d.row].beside == d.other]
+    if beside:
+        head = f"Change against the row named after it, {title}, percentage points"
+        labelled = [(f"{d.row} − {d.other}", d) for d in beside]
+        yield from _difference_table(results, metric, head, labelled)
+
+
+def _difference_table(
+    results: Results, metric: str, head: str, labelled: Sequence[tuple[str, Difference]]
+) -> Iterator[str]:
+    yield f"**{head}**"
+    yield ""
+    yield f"| row | {' | '.join(results.columns)} | ratio of macros |"
+    yield "|---|" + "---:|" * (len(results.columns) + 1)
+    for label, difference in labelled:
+        shown = [_difference(difference.estimates[metric, s]) for s in results.columns]
+        levels = [results.cells[r, metric, MACRO].mean for r in (difference.row, difference.other)]
+        ratio = f"{levels[0] / levels[1]:.2f}" if levels[1] else "–"
+        yield f"| {label.replace('_', ' ')} | {' | '.join(shown)} | {ratio} |"
+    yield ""
+
+
+def _difference(estimate: Estimate) -> str:
+    text = f"{100 * estimate.value:+.2f}"
+    if estimate.low is None or estimate.high is None or estimate.p_value is None:
+        return f"{text} (too few users)"
+    text += f" [{100 * estimate.low:+.2f}, {100 * estimate.high:+.2f}]"
+    p_value = "p < 0.001" if estimate.p_value < 0.001 else f"p = {estimate.p_value:.3f}"
+    return f"{text} {p_value}"
+
+
+def _costs(results: Results) -> Iterator[str]:
+    trained = {row: f for row, f in results.facts.items() if f and f[0].best_epoch is not None}
+    if not trained:
+        return
+    yield "| row | trainings | best epochs | parameters | CPU seconds per training, mean |"
+    yield "|---|---:|---|---:|---:|"
+    for row, facts in trained.items():
+        epochs = ", ".join(str(one.best_epoch) for one in facts)
+        spent = [one.train_cpu_s for one in facts if one.train_cpu_s is not None]
+        parameters = f"{facts[0].num_parameters:,}" if facts[0].num_parameters else "–"
+        mean = f"{sum(spent) / len(spent):,.0f}" if spent else "–"
+        yield f"| {row} | {len(facts)} | {epochs} | {parameters} | {mean} |"

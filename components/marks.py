@@ -1,0 +1,26 @@
+"""Pages whose numbers are made and whose words are written: marks keep the two apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from perscen.errors import ArtifactError
+
+
+def put_between_marks(path: Path, text: str, *, made_by: str) -> None:
+    """Replace what stands between the marks on a page; the words around it stay.
+
+    A page that is not there yet is made, with nothing but the marks and the text.
+
+    Raises:
+        ArtifactError: The page has no such marks, or has them more than once.
+    """
+    begin, end = f"<!-- made by {made_by} -->", f"<!-- end of {made_by} -->"
+    page = path.read_text(encoding="utf-8") if path.exists() else f"{begin}\n{end}\n"
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(end) < page.index(begin):
+        raise ArtifactError(
+            f"{path} has no place for the text: it needs one line {begin!r} and below it {end!r}",
+            hint="add the two lines where the text belongs, or name another page",
+        )
+    before, after = page[: page.index(begin)], page[page.index(end) + len(end) :]
+    path.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")

@@ -1,0 +1,216 @@
+"""Runs as processes of one torch thread each, as many at a time as the machine bears."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from perscen.errors import PerscenError
+from perscen.experiments.runs import Run, RunFacts, Work
+from perscen.training.records import EpochRecord
+
+logger = logging.getLogger(__name__)
+
+_MEMORY_PER_RUN: Final = 2 * 2**30
+"""Bytes; a training on KuaiRand-Pure peaks below."""
+_CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
+_CGROUP_USED: Final = Path("/sys/fs/cgroup/memory.current")
+_POLL_S: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run did not finish.
+
+    Attributes:
+        kind: Name of the error, such as ``TrainingDiverged``; empty when the process died.
+        trace: Where it happened, for errors that nobody foresaw.
+    """
+
+    reason: str
+    kind: str = ""
+    hint: str = ""
+    trace: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run: facts, or a failure."""
+
+    run: Run
+    facts: RunFacts | None = None
+    failure: Failure | None = None
+
+
+@dataclass
+class Underway:
+    """A run that is being made."""
+
+    run: Run
+    process: BaseProcess
+    connection: Connection
+    started_s: float
+    epoch: int = 0
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self.started_s
+
+
+def default_jobs() -> int:
+    """Return how many runs the machine bears at a time: by its cores, and by its free memory."""
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # in a container, what that may still take
+        free = min(free, int(_CGROUP_LIMIT.read_text()) - int(_CGROUP_USED.read_text()))
+    return max(1, min(len(os.sched_getaffinity(0)), free // _MEMORY_PER_RUN))
+
+
+def make_runs(
+    runs: Sequence[Run],
+    splits_dir: Path,
+    work: Work,
+    *,
+    jobs: int,
+    revision: str | None = None,
+    watch: Callable[[Sequence[Underway]], None] = lambda _: None,
+) -> Iterator[Outcome]:
+    """Make the runs in their order and yield what became of each as it ends.
+
+    One that fails does not stop the others. However this ends, no process outlives it for longer
+    than a training step takes: they watch over their parent.
+
+    Args:
+        runs: What to make.
+        splits_dir: A splits artifact.
+        work: Where the results are kept.
+        jobs: How many at a time, at least 1.
+        revision: Of the code, for the record.
+        watch: Told about once a second what is being made.
+    """
+    # A forked child would share torch's state and the parent's locks.
+    context = multiprocessing.get_context("spawn")
+    waiting, underway = list(runs), list[Underway]()
+    try:
+        while waiting or underway:
+            while waiting and len(underway) < jobs:
+                run = waiting.pop(0)
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(
+                    target=_child, args=(sender, run, splits_dir, work, revision), daemon=True
+                )
+                process.start()
+                sender.close()
+                underway.append(Underway(run, process, receiver, time.monotonic()))
+            watch(underway)
+            ready = wait([one.connection for one in underway], timeout=_POLL_S)
+            for one in [one for one in underway if one.connection in ready]:
+                outcome = _receive(one)
+                if outcome is not None:
+                    underway.remove(one)
+                    yield outcome
+    finally:
+        for one in underway:
+            one.process.terminate()
+        for one in underway:
+            one.process.join()
+            one.connection.close()
+
+
+def _receive(one: Underway) -> Outcome | None:
+    """Return what became of a run, or None when it goes on."""
+    try:
+        told = one.connection.recv()
+    except EOFError:
+        told = None
+    if isinstance(told, EpochRecord):
+        one.epoch = told.epoch
+        return None
+    one.process.join()
+    one.connection.close()
+    if isinstance(told, RunFacts):
+        return Outcome(one.run, facts=told)
+    if isinstance(told, Failure):
+        return Outcome(one.run, failure=told)
+    return Outcome(one.run, failure=Failure(_how_it_died(one.process.exitcode)))
+
+
+def _how_it_died(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        memory = "; the machine may be out of memory, try fewer --jobs" if -code == 9 else ""
+        return f"its process was ended by {name}{memory}"
+    return f"its process left with exit code {code} and without a word"
+
+
+class _Teller:
+    """Tells the parent of epochs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def step_done(self, *, epoch: int, step: int, num_steps: int) -> None:
+        """Say nothing of single steps."""
+
+    def pretraining_epoch_done(self, *, epoch: int, loss: float) -> None:
+        """Say nothing of what comes before the first epoch."""
+
+    def epoch_done(self, record: EpochRecord) -> None:
+        """Send the epoch."""
+        self._connection.send(record)
+
+
+def _child(
+    connection: Connection, run: Run, splits_dir: Path, work: Work, revision: str | None
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
+    import torch
+
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    try:
+        told: RunFacts | Failure = make_run_here(
+            run,
+            splits_dir,
+            work,
+            revision,
+            stop=lambda: not parent.is_alive(),
+            connection=connection,
+        )
+    except PerscenError as exc:
+        told = Failure(exc.message, kind=type(exc).__name__, hint=exc.hint)
+    except Exception as exc:  # noqa: BLE001 (told by the parent, with its trace)
+        told = Failure(f"{type(exc).__name__}: {exc}", "bug", trace=traceback.format_exc())
+    with suppress(BrokenPipeError):  # the parent is gone: nobody asks
+        connection.send(told)
+
+
+def make_run_here(
+    run: Run,
+    splits_dir: Path,
+    work: Work,
+    revision: str | None,
+    *,
+    stop: Callable[[], bool],
+    connection: Connection,
+) -> RunFacts:
+    """Make a run in this process, telling of epochs through a pipe."""
+    from perscen.experiments.making import make_run  # torch: in the children alone
+
+    return make_run(
+        run, splits_dir, work, revision=revision, stop=stop, watchers=[_Teller(connection)]
+    )
