@@ -6,14 +6,16 @@ Letters: B users or items, N nodes, H hidden width of a generator (= N), D node 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from perscen.models.config import PerscenConfig
+from perscen.models.config import GraphConfig, PerscenConfig
 from perscen.models.graph_kernel import propagate
 from perscen.models.precision import full_precision
 from perscen.models.refinement import refined_orders
+from perscen.models.sparse_kernel import pays, propagate_sparse
 
 
 class PersonalGraph(nn.Module):
@@ -95,8 +97,10 @@ class GraphInteraction(nn.Module):
     def forward(self, nodes_BND: Tensor) -> list[Tensor]:
         """Return ``h(0) .. h(L)``, each ``[B, N * D]``."""
         first_BNN = self.graph(nodes_BND)
+        on_cpu = nodes_BND.device.type == "cpu"
+        pass_on = messages_of(nodes_BND.shape[1], self._layers, config=self._config, on_cpu=on_cpu)
         with full_precision(nodes_BND):
-            hidden = propagate(
+            hidden = pass_on(
                 first_BNN.to(self.message_LDD.dtype),
                 nodes_BND.to(self.message_LDD.dtype),
                 self.message_LDD.expand(self._layers, -1, -1),
@@ -132,6 +136,14 @@ class MlpInteraction(nn.Module):
     def adjacency(self, nodes_BND: Tensor) -> list[Tensor]:  # noqa: ARG002 - there is no graph
         """Return nothing: there is no graph."""
         return []
+
+
+def messages_of(
+    num_nodes: int, layers: int, *, config: GraphConfig, on_cpu: bool
+) -> Callable[..., list[Tensor]]:
+    """Return the kernel that is faster for these graphs, of two that compute the same."""
+    by_edges = on_cpu and pays(num_nodes, layers, config=config)
+    return propagate_sparse if by_edges else propagate
 
 
 def make_interaction(num_nodes: int, config: PerscenConfig) -> GraphInteraction | MlpInteraction:

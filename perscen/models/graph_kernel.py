@@ -55,7 +55,7 @@ def propagate(
         config: How the graph is refined.
         leaky: As in :func:`pass_messages`.
     """
-    if len(first_BNN) != len(nodes_BND):
+    if len(first_BNN) != len(nodes_BND) or config.normalise != "minmax":
         orders = refined_orders(first_BNN, len(message_LDD), config=config)
         return pass_messages(orders, nodes_BND, message_LDD, leaky=leaky)
     hidden: tuple[Tensor, ...] = _Propagate.apply(  # type: ignore[no-untyped-call]
@@ -101,7 +101,7 @@ class _Chunk:
         total_C1 = grad_CK.sum(dim=1, keepdim=True)
         weighted_C1 = torch.linalg.vecdot(grad_CK, raw_CK)[:, None]
         weighted_C1 = (weighted_C1 - self.low[layer][:, 0] * total_C1) * rate_C11[:, 0]
-        lowest_C1, highest_C1 = _extremes(raw_CK)
+        lowest_C1, highest_C1 = extremes(raw_CK)
         grad_CK.scatter_add_(1, highest_C1, -weighted_C1)
         grad_CK.scatter_add_(1, lowest_C1, weighted_C1 - total_C1)
         return grad_CNN
@@ -120,10 +120,10 @@ class _Propagate(torch.autograd.Function):
         L = len(message_LDD)
         hidden = tuple(torch.empty_like(nodes_BND) for _ in range(L))
         chunks = []
-        for rows in _chunks(first_BNN):
+        for rows in chunks_of(first_BNN):
             nodes_CND = nodes_BND[rows]
             first_CNN = first_BNN[rows].contiguous()
-            messages_CNLD = _messages(nodes_CND, message_LDD)
+            messages_CNLD = messages(nodes_CND, message_LDD)
             chunk, before_CND = _Chunk(), nodes_CND
             for layer in range(L):
                 _next_order(chunk, layer, first_CNN, config)
@@ -145,9 +145,9 @@ class _Propagate(torch.autograd.Function):
         grad_nodes_BND = torch.empty_like(nodes_BND)
         grad_message_LDD = torch.zeros_like(message_LDD)
         before = [nodes_BND, *hidden]
-        for chunk, rows in zip(ctx.chunks, _chunks(first_BNN), strict=True):
+        for chunk, rows in zip(ctx.chunks, chunks_of(first_BNN), strict=True):
             nodes_CND = nodes_BND[rows]
-            messages_CNLD = _messages(nodes_CND, message_LDD)
+            messages_CNLD = messages(nodes_CND, message_LDD)
             grad_messages_CNLD = torch.empty_like(messages_CNLD)
             grad_CND = grads[L - 1][rows]
             grad_orders: list[Tensor] = []
@@ -172,14 +172,14 @@ class _Propagate(torch.autograd.Function):
         return grad_first_BNN, grad_nodes_BND, grad_message_LDD, None, None
 
 
-def _chunks(first_BNN: Tensor) -> list[slice]:
+def chunks_of(first_BNN: Tensor) -> list[slice]:
     """Return the batch's rows in chunks; on a GPU the whole batch is one."""
     B, N, _ = first_BNN.shape
     size = max(1, CHUNK_ENTRIES // (N * N)) if first_BNN.device.type == "cpu" else max(1, B)
     return [slice(start, min(B, start + size)) for start in range(0, B, size)]
 
 
-def _messages(nodes_CND: Tensor, message_LDD: Tensor) -> Tensor:
+def messages(nodes_CND: Tensor, message_LDD: Tensor) -> Tensor:
     """Return ``[C, N, L, D]``, ``W_g`` of each layer times ``H(0)``, as one product."""
     C, N, D = nodes_CND.shape
     return (nodes_CND.reshape(C * N, D) @ message_LDD.reshape(-1, D).T).view(C, N, -1, D)
@@ -196,7 +196,7 @@ def _symmetric_product(left_CNX: Tensor, right_CNX: Tensor) -> Tensor:
     return product_CNN.baddbmm_(right_CNX, left_CNX.mT, beta=0.5, alpha=0.5)
 
 
-def _extremes(raw_CK: Tensor) -> tuple[Tensor, Tensor]:
+def extremes(raw_CK: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``[C, 1]``, where each row's least and greatest entry stand, the first of equals."""
     if raw_CK.device.type == "cpu":  # several times faster than torch's
         raw = raw_CK.numpy()

@@ -19,12 +19,13 @@ EPSILON = 1e-8
 
 
 def refine(raw_BNN: Tensor, *, config: GraphConfig) -> Tensor:
-    """Return the refined adjacency ``[B, N, N]``: symmetric, entries in [0, 1]."""
+    """Return the refined adjacency ``[B, N, N]``: symmetric, and but for ``none`` in [0, 1]."""
     scaled_BNN = scale(raw_BNN)
-    kept_BNN = scaled_BNN * kept(scaled_BNN.detach().clone(), config=config)
+    kept_BNN = kept(scaled_BNN.detach().clone(), config=config)
+    kept_BNN = kept_BNN * (raw_BNN if config.normalise == "none" else scaled_BNN)
     if config.self_loop == "one":
         kept_BNN = kept_BNN + torch.eye(raw_BNN.shape[-1]).to(raw_BNN)
-    return (kept_BNN + kept_BNN.mT) / 2
+    return _finished(kept_BNN, config)
 
 
 def refined_orders(first_BNN: Tensor, layers: int, *, config: GraphConfig) -> list[Tensor]:
@@ -38,9 +39,21 @@ def refined_orders(first_BNN: Tensor, layers: int, *, config: GraphConfig) -> li
             raw_BNN = raw_BNN @ first_BNN
             orders.append(refine(raw_BNN, config=config))
         else:
-            kept_BNN = scale(orders[-1] @ first) * (first.detach() != 0)
-            orders.append((kept_BNN + kept_BNN.mT) / 2)
+            product_BNN = orders[-1] @ first
+            if config.normalise != "none":
+                product_BNN = scale(product_BNN)
+            orders.append(_finished(product_BNN * (first.detach() != 0), config))
     return orders
+
+
+def _finished(kept_BNN: Tensor, config: GraphConfig) -> Tensor:
+    """Symmetrise, and divide by the degrees where that is asked for."""
+    symmetric_BNN = (kept_BNN + kept_BNN.mT) / 2
+    if config.normalise != "degree":
+        return symmetric_BNN
+    root_BN = (symmetric_BNN.sum(dim=2) + EPSILON).rsqrt()
+    # The roots first: so the two sides of the diagonal are equal to the bit.
+    return symmetric_BNN * (root_BN[:, :, None] * root_BN[:, None])
 
 
 def scale(raw_BNN: Tensor) -> Tensor:

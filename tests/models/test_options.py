@@ -28,6 +28,7 @@ OPTIONS: dict[str, list[Any]] = {
     "graph.share_mlp": [False, True],
     "graph.power": ["raw", "refined", "same"],
     "graph.self_loop": ["one", "keep", "zero"],
+    "graph.normalise": ["minmax", "degree", "none"],
     "graph.keep_ratio": [0.5, 0.0, 1.0],
     "graph.sparsify": ["global_topk", "row_topk", "threshold", "none"],
     "gnn.layers": [3, 1],

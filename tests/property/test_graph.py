@@ -23,6 +23,7 @@ graphs = st.builds(
     GraphConfig,
     power=st.sampled_from(POWERS),
     self_loop=st.sampled_from(LOOPS),
+    normalise=st.sampled_from(["minmax", "degree"]),
     sparsify=st.sampled_from(SPARSE),
     keep_ratio=st.floats(0, 1),
     threshold=st.floats(0, 1),
@@ -105,6 +106,27 @@ def test_the_largest_are_kept_and_of_equal_ones_the_first(rows, count) -> None:
     for row, kept in zip(rows, mask.tolist(), strict=True):
         best = sorted(range(6), key=lambda k: (-row[k], k))[: max(count, 0)]
         assert [k for k in range(6) if kept[k]] == sorted(best)
+
+
+def test_dividing_by_degrees_gives_the_graph_of_a_random_walk_the_eigenvalue_one() -> None:
+    config = GraphConfig(normalise="degree", keep_ratio=0.4)
+    graph = refine(raw_graphs(3, 6, 0), config=config)
+    greatest = torch.linalg.eigvalsh(graph)[:, -1]
+    torch.testing.assert_close(greatest, torch.ones_like(greatest))
+
+
+@pytest.mark.parametrize("power", POWERS)
+def test_without_normalisation_the_same_entries_stay_with_their_own_numbers(power: Any) -> None:
+    raw = raw_graphs(3, 5, 0)
+    plain, scaled = (
+        refined_orders(raw, 2, config=GraphConfig(power=power, self_loop="keep", normalise=how))
+        for how in ("none", "minmax")
+    )
+    if power != "refined":  # a product of other numbers has other zeros
+        for order, other in zip(plain, scaled, strict=True):
+            assert ((order != 0) == (other != 0)).float().mean() > 0.9
+    kept = torch.isclose(plain[0].diagonal(dim1=1, dim2=2), raw.diagonal(dim1=1, dim2=2))
+    assert torch.equal(kept, plain[0].diagonal(dim1=1, dim2=2) != 0)
 
 
 def test_row_topk_keeps_the_same_number_in_every_row() -> None:
