@@ -46,6 +46,10 @@ _MODULES: Final = {
         "Train many models under one protocol, and write the tables.",
     ),
     "data": ("components.data_commands:data", "Bring logs into the raw layout."),
+    "diagnose": (
+        "components.diagnose_command:diagnose",
+        "Look at a model's codebook, graph and gates.",
+    ),
     "params": ("components.settings_commands:params", "Print a complete params.yaml for a recipe."),
     "refresh": ("components.refresh_command:refresh", "Serve a release, once it is tested."),
     "render": ("components.settings_commands:render", "Write dvc.yaml from the pipeline's graph."),
@@ -56,6 +60,7 @@ _MODULES: Final = {
     "retrieve": ("components.retrieve_command:retrieve", "Ask a release for a user's items."),
     "splits": ("components.splits_command:splits", "Bring back the splits of past days."),
     "summary": ("components.summary_command:summary", "Say how the last run ended."),
+    "tune": ("components.tune_command:tune", "Search for better settings of a recipe."),
 }
 """Where each command for people lives; a module loads only when its command is called."""
 

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
 from textwrap import wrap
+from typing import TYPE_CHECKING
 
 import click
 from pydantic import BaseModel
 
 from components.render import dvc_yaml
+
+if TYPE_CHECKING:  # pydantic trees: only when asked
+    from perscen.config import Config
 
 _DEFAULT_DATE = "2022-05-05"
 
@@ -48,7 +52,7 @@ def params_yaml(recipe: str, logical_date: date, *, family: str = "perscen") -> 
     Raises:
         ConfigError: There is no such recipe, or no such family.
     """
-    from perscen.config import Config, RunConfig, SplitConfig  # pydantic trees: only when asked
+    from perscen.config import Config, RunConfig, SplitConfig
     from perscen.recipes import recipe_named
 
     model, train = recipe_named(recipe, family=family)
@@ -59,8 +63,13 @@ def params_yaml(recipe: str, logical_date: date, *, family: str = "perscen") -> 
         train=train,
     )
     of_family = "" if family == "perscen" else f" --family {family}"
-    header = f"# Every setting of a run, from `perscen params --recipe {recipe}{of_family}`.\n"
-    return header + "\n".join(_lines(config, indent=0)) + "\n"
+    header = f"# Every setting of a run, from `perscen params --recipe {recipe}{of_family}`."
+    return config_yaml(config, header=header)
+
+
+def config_yaml(config: Config, *, header: str) -> str:
+    """Return settings as ``params.yaml`` has them: every one, with what it means."""
+    return "\n".join([header, *_lines(config, indent=0)]) + "\n"
 
 
 def _lines(section: BaseModel, *, indent: int) -> Iterator[str]:
@@ -78,6 +87,4 @@ def _lines(section: BaseModel, *, indent: int) -> Iterator[str]:
 
 
 def _scalar(value: object) -> str:
-    if isinstance(value, date):
-        return f'"{value.isoformat()}"'  # DVC takes no YAML dates
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+    return json.dumps(value, default=date.isoformat)  # quoted: DVC takes no YAML dates

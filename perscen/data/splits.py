@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,8 +192,12 @@ class Splits:
         _write_json(directory / "scalers.json", self.scalers)
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
-        """Return the splits in ``directory``, arrays memory-mapped read-only."""
+    def open(cls, directory: Path, *, hide_test: bool = False) -> Self:
+        """Return the splits in ``directory``, arrays memory-mapped read-only.
+
+        With ``hide_test`` the test window's queries and the histories that a bundle serves, which
+        reach into it, are never opened but left empty: for whoever chooses settings.
+        """
         scalers = json.loads((directory / "scalers.json").read_text(encoding="utf-8"))
         return cls(
             schema=Schema.model_validate_json(
@@ -206,9 +210,9 @@ class Splits:
             train_slices=Slices.open(directory / "train_slices"),
             valid=Queries.open(directory / "valid"),
             valid_slices=Slices.open(directory / "valid_slices"),
-            test=Queries.open(directory / "test"),
-            test_slices=Slices.open(directory / "test_slices"),
-            served=Slices.open(directory / "served"),
+            test=_NO_QUERIES if hide_test else Queries.open(directory / "test"),
+            test_slices=_NO_SLICES if hide_test else Slices.open(directory / "test_slices"),
+            served=_NO_SLICES if hide_test else Slices.open(directory / "served"),
             impressions=Impressions.open(directory / "impressions"),
             vocabularies=json.loads((directory / "vocabularies.json").read_text(encoding="utf-8")),
             scalers={name: (mean, sd) for name, (mean, sd) in scalers.items()},
@@ -219,6 +223,18 @@ class Splits:
             part = getattr(self, field.name)
             if isinstance(part, Columns | FeatureTable):
                 yield field.name, part
+
+
+_INTS: Final[Ints] = np.zeros(0, dtype=np.int32)
+_LONGS: Final[Longs] = np.zeros(0, dtype=np.int64)
+_NO_QUERIES: Final = Queries(
+    user=_INTS,
+    scenario=_INTS,
+    user_id=np.zeros(0, dtype=np.str_),
+    relevant_offsets=np.zeros(1, dtype=np.int64),
+    relevant=_INTS,
+)
+_NO_SLICES: Final = Slices(_LONGS, _LONGS, _LONGS, _LONGS, _LONGS, _LONGS)
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -1,0 +1,207 @@
+"""What a search has tried and found: one SQLite file, which a later call goes on from.
+
+Optuna keeps two studies in it: the trials of the search, and the trainings of the best few with
+further seeds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from perscen.errors import ArtifactError, ConfigError
+from perscen.experiments.search_space import Space
+from perscen.seeding import generator
+
+Outcome = Literal["finished", "pruned", "diverged", "impossible"]
+
+_STARTUP_TRIALS: Final = 8
+"""Drawn at random before the sampler has anything to go by."""
+_UNPRUNED_TRIALS, _JUDGED_FROM_EPOCH = 4, 4
+"""Trials run to their end before any is stopped, and the first epoch one may be stopped at."""
+_OF, _TRAINING = "of", "training"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of the history.
+
+    Attributes:
+        trial: Whose settings it had.
+        outcome: ``pruned`` was worse than the median trial at the same epoch, ``diverged`` had a
+            loss that is not finite, ``impossible`` had settings that do not go together.
+        recall: Validation recall per scenario at the best epoch, in [0, 1]; empty unless finished.
+        seconds: Of training, by the clock; of its last stretch only when it was interrupted.
+        settings: The values of what the search varies.
+    """
+
+    trial: int
+    seed: int
+    outcome: Outcome
+    settings: dict[str, Any]
+    recall: dict[str, float]
+    epochs: int = 0
+    best_epoch: int = 0
+    seconds: float = 0.0
+
+    @property
+    def value(self) -> float:
+        """Unweighted mean of the recall over scenarios."""
+        return sum(self.recall.values()) / len(self.recall)
+
+
+class History:
+    """Trials and their confirmations, in the order they ended."""
+
+    def __init__(self, storage: optuna.storages.BaseStorage, space: Space) -> None:
+        self._space = space
+        self._search, self._confirmation = (
+            optuna.create_study(
+                storage=storage,
+                study_name=name,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=optuna.pruners.MedianPruner(
+                    n_startup_trials=_UNPRUNED_TRIALS, n_warmup_steps=_JUDGED_FROM_EPOCH
+                ),
+            )
+            for name in ("search", "confirmation")
+        )
+
+    def belongs_to(self, of: Mapping[str, str], *, path: Path) -> None:
+        """Take note of what the search is on, or check that it is the same.
+
+        Raises:
+            ConfigError: It is a search on something else.
+        """
+        known = self._search.user_attrs.get(_OF)
+        if known is None:
+            self._search.set_user_attr(_OF, dict(of))
+            return
+        if other := [name for name in of if known.get(name) != of[name]]:
+            told = "; ".join(
+                f"{name} {_short(known.get(name, 'unknown'))}, not {_short(of[name])}"
+                for name in other
+            )
+            raise ConfigError(
+                f"{path} is a search with other {' and '.join(other)}: {told}",
+                hint="its trials cannot be compared with new ones: give --study another file",
+            )
+
+    def next_trial(self, *, seed: int) -> optuna.Trial:
+        """Return the next trial to run: an interrupted one again, the recipe itself, or a new one.
+
+        What is drawn follows from the seed and the trials that ended, so a search that was killed
+        goes on with the settings it would have tried.
+        """
+        for trial in self._search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._search.enqueue_trial(trial.params)
+            self._search.tell(trial.number, state=TrialState.FAIL)
+        ended = len(self.trials())
+        if not self._search.get_trials(deepcopy=False):
+            self._search.enqueue_trial(self._space.start())
+        self._search.sampler = optuna.samplers.TPESampler(
+            seed=int(generator(seed, "search", ended).integers(2**32)),
+            n_startup_trials=_STARTUP_TRIALS,
+            multivariate=True,
+        )
+        return self._search.ask(self._distributions())
+
+    def end_trial(self, trial: optuna.Trial, training: Training) -> None:
+        """Keep what became of a trial."""
+        trial.set_user_attr(_TRAINING, _facts(training))
+        if training.outcome == "finished":
+            self._search.tell(trial, training.value)
+        else:
+            self._search.tell(trial, state=TrialState.PRUNED)
+
+    def add_confirmation(self, training: Training) -> None:
+        """Keep a training of a trial's settings with a further seed."""
+        finished = training.outcome == "finished"
+        self._confirmation.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.COMPLETE if finished else TrialState.PRUNED,
+                value=training.value if finished else None,
+                user_attrs={_TRAINING: _facts(training), _OF: training.trial},
+            )
+        )
+
+    def trials(self) -> list[Training]:
+        """Return the trials that ended, by number; the first is the recipe itself."""
+        return [
+            self._training(trial, trial=trial.number, drawn=trial.params)
+            for trial in self._search.get_trials(deepcopy=False)
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        ]
+
+    def confirmations(self) -> list[Training]:
+        """Return the trainings with further seeds, in the order they ended."""
+        drawn = {trial.number: trial.params for trial in self._search.get_trials(deepcopy=False)}
+        return [
+            self._training(trial, trial=number, drawn=drawn[number])
+            for trial in self._confirmation.get_trials(deepcopy=False)
+            for number in [trial.user_attrs[_OF]]
+        ]
+
+    def _training(
+        self, kept: optuna.trial.FrozenTrial, *, trial: int, drawn: Mapping[str, Any]
+    ) -> Training:
+        facts = kept.user_attrs[_TRAINING]
+        return Training(trial=trial, settings=self._space.settings(drawn), **facts)
+
+    def _distributions(self) -> dict[str, BaseDistribution]:
+        return self._space.distributions()
+
+
+@contextmanager
+def open_history(path: Path, space: Space, *, of: Mapping[str, str]) -> Iterator[History]:
+    """Give the history in a file, which is made when there is none.
+
+    Args:
+        path: The SQLite file.
+        space: What the search varies.
+        of: What the trials' values follow from besides their settings, by name: another search is
+            one with another value of any.
+
+    Raises:
+        ConfigError: The file is the history of another search.
+        ArtifactError: The file is no such history.
+    """
+    optuna.logging.disable_default_handler()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
+    except (SQLAlchemyError, RuntimeError) as exc:
+        raise ArtifactError(
+            f"{path} is not the history of a search: {str(exc).splitlines()[0]}",
+            hint="give --study another file, or one that `perscen tune` made",
+        ) from exc
+    try:
+        history = History(storage, space)
+        history.belongs_to({**of, "space": space.to_json()}, path=path)
+        yield history
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _facts(training: Training) -> dict[str, Any]:
+    return {
+        name: getattr(training, name)
+        for name in ("seed", "outcome", "recall", "epochs", "best_epoch", "seconds")
+    }
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
