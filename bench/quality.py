@@ -76,6 +76,9 @@ def trained_recall(splits: Splits, recipe: Recipe, *, seed: int) -> dict[str, fl
 class _Printer:
     def step_done(self, **_: Any) -> None: ...
 
+    def pretraining_epoch_done(self, *, epoch: int, loss: float) -> None:
+        print(f"pre-training epoch {epoch:2}  loss {loss:.4f}", file=sys.stderr)
+
     def epoch_done(self, record: Any) -> None:
         recalls = "  ".join(f"{s}: {100 * r:5.2f}" for s, r in record.recall.items())
         usage = "  ".join(f"{u:.0%}" for u in record.code_usage.values())

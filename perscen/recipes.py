@@ -75,6 +75,7 @@ LOSSES: Final[dict[str, Literal["bce", "sampled_softmax"]]] = {
     "adin": "sampled_softmax",
     "sass": "bce",
     "m5": "bce",
+    "self_attention": "sampled_softmax",
 }
 """What each family is trained by under the recipe ``paper``; PERSCEN's own is in the recipe."""
 

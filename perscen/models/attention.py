@@ -1,4 +1,4 @@
-"""Self-attention as ICAN and M5 use it.
+"""Self-attention as ICAN, M5 and the self-attention retriever use it.
 
 Letters: B rows, T places of a row, D width, H heads, K width of a head.
 """
@@ -9,6 +9,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+
+from perscen.data.batches import Packed
+from perscen.models.layers import mlp
 
 
 class SelfAttention(nn.Module):
@@ -45,6 +48,33 @@ class SelfAttention(nn.Module):
         return mixed_BTD
 
 
+class AttentionBlock(nn.Module):
+    """Pre-norm self-attention and a network four times as wide, each added to what it read."""
+
+    def __init__(self, dim: int, heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm, self.attend = nn.LayerNorm(dim), SelfAttention(dim, heads, scaled=True)
+        self.wide = nn.Sequential(nn.LayerNorm(dim), mlp(dim, 4 * dim, dim, dropout=dropout))
+        self.drop: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, x_BTD: Tensor, real_BT: Tensor) -> Tensor:
+        """Return ``[B, T, D]``; what stands at places that are not real means nothing."""
+        x_BTD = x_BTD + self.drop(self.attend(self.norm(x_BTD), real_BT))
+        out_BTD: Tensor = x_BTD + self.drop(self.wide(x_BTD))
+        return out_BTD
+
+
 def hide(logits: Tensor, real: Tensor) -> Tensor:
     """Return the logits with the lowest finite number where nothing is: no NaN if nothing is."""
     return logits.masked_fill(~real, torch.finfo(logits.dtype).min)
+
+
+def right_aligned(packed: Packed, *, longest: int) -> Tensor:
+    """Return ``[B, T]``, each row's last values (at most ``longest``) with zeros before them."""
+    length_B = packed.offsets_B1.diff()
+    width = min(int(length_B.max()) if len(length_B) else 0, longest)
+    place_T = torch.arange(-max(width, 1), 0, device=length_B.device)
+    real_BT = place_T >= -length_B[:, None]
+    at_BT = torch.where(real_BT, packed.offsets_B1[1:, None] + place_T, 0)
+    values_V = packed.values_V if len(packed.values_V) else packed.values_V.new_zeros(1)
+    return values_V[at_BT] * real_BT

@@ -175,9 +175,9 @@ class YoutubeDnnConfig(FormedConfig):
     temperature: float = Field(0.05, gt=0)
 
 
-def _check_heads(emb: EmbeddingConfig, heads: int) -> None:
-    if emb.dim % heads:
-        raise ValueError(f"emb.dim: {emb.dim} cannot be shared by heads: {heads}")
+def _check_heads(width: int, heads: int, *, name: str = "emb.dim") -> None:
+    if width % heads:
+        raise ValueError(f"{name}: {width} cannot be shared by heads: {heads}")
 
 
 class IcanConfig(TwoTowerConfig):
@@ -200,7 +200,7 @@ class IcanConfig(TwoTowerConfig):
 
     @model_validator(mode="after")
     def _heads_share_the_embedding(self) -> Self:
-        _check_heads(self.emb, self.heads)
+        _check_heads(self.emb.dim, self.heads)
         return self
 
 
@@ -257,12 +257,46 @@ class M5Config(BaselineConfig):
 
     @model_validator(mode="after")
     def _heads_share_the_embedding(self) -> Self:
-        _check_heads(self.emb, self.heads)
+        _check_heads(self.emb.dim, self.heads)
+        return self
+
+
+class SelfAttentionConfig(BaselineConfig):
+    """Self-attention over the clicks, asked by the scenario: what sequence models can do here."""
+
+    family: Literal["self_attention"] = "self_attention"
+    token_width: int = Field(64, ge=1)
+    """Of a click, a shown item and the scenario within the attention."""
+    heads: int = Field(2, ge=1)
+    """They share ``token_width`` evenly."""
+    blocks: int = Field(2, ge=1, le=8)
+    """Of self-attention, one after the other."""
+    shown_tokens: bool = True
+    """Where shown items are read (``shown_sequence``), each is a token beside the clicks, instead
+    of all of them one more user field."""
+    widths: Widths = (128, 64)
+    """Of the user tower's layers after the attention; the last is the width of both towers'
+    vectors."""
+    item_widths: Widths = (128,)
+    """Of the item tower's hidden layers."""
+    item_scenario: bool = True
+    """The scenario as one more item field: one index per scenario instead of one for all."""
+
+    @model_validator(mode="after")
+    def _heads_share_the_tokens(self) -> Self:
+        _check_heads(self.token_width, self.heads, name="token_width")
         return self
 
 
 ModelConfig = Annotated[
-    PerscenConfig | DssmConfig | YoutubeDnnConfig | IcanConfig | AdinConfig | SassConfig | M5Config,
+    PerscenConfig
+    | DssmConfig
+    | YoutubeDnnConfig
+    | IcanConfig
+    | AdinConfig
+    | SassConfig
+    | M5Config
+    | SelfAttentionConfig,
     Field(discriminator="family"),
 ]
 """The settings of one model; ``family`` says of which."""
@@ -277,6 +311,7 @@ FAMILY_CONFIGS: Final[dict[str, type[TwoTowerConfig]]] = {
         AdinConfig,
         SassConfig,
         M5Config,
+        SelfAttentionConfig,
     )
 }
 """The settings of every family by its name."""

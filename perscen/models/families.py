@@ -12,6 +12,7 @@ from perscen.models.ican import Ican
 from perscen.models.m5 import M5
 from perscen.models.perscen import Perscen
 from perscen.models.sass import Sass
+from perscen.models.self_attention import SelfAttentive
 from perscen.models.two_tower import TwoTower
 from perscen.models.youtube_dnn import YoutubeDnn
 from perscen.schema import Schema
@@ -24,6 +25,7 @@ MODELS: Final[dict[str, Any]] = {
     "adin": Adin,
     "sass": Sass,
     "m5": M5,
+    "self_attention": SelfAttentive,
 }
 """Each takes a schema and its own family's settings."""
 

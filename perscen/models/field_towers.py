@@ -41,6 +41,7 @@ class FieldTowers(TwoTower):
         spec_node: Whether the pooled clicks of the scenario are one more user node.
         history_node: Whether the pooled clicks of all scenarios are a user node, where there are
             any.
+        shown_node: Whether the pooled shown items are one, where the settings have them read.
 
     Raises:
         ConfigError: ``exclude_fields`` names no field, or leaves a tower without any.
@@ -58,12 +59,17 @@ class FieldTowers(TwoTower):
         item_nodes: bool = True,
         spec_node: bool = False,
         history_node: bool = True,
+        shown_node: bool = True,
     ) -> None:
         super().__init__(schema, config)
         _check_exclusions(schema, config)
         self._pooling = config.seq.pooling
         self._sequences = _sequence_nodes(
-            schema, config, history_node=history_node, spec_node=spec_node
+            schema,
+            config,
+            history_node=history_node,
+            shown_node=shown_node,
+            spec_node=spec_node,
         )
         excluded = config.exclude_fields if item_nodes else tuple(field_names(schema, "item"))
         rows = [Field(name=ITEM_ID, num_rows=schema.num_item_rows)] * (
@@ -182,13 +188,20 @@ def field_names(schema: Schema, tower: str) -> list[str]:
 
 
 def _sequence_nodes(
-    schema: Schema, config: TwoTowerConfig, *, history_node: bool, spec_node: bool
+    schema: Schema,
+    config: TwoTowerConfig,
+    *,
+    history_node: bool,
+    shown_node: bool,
+    spec_node: bool,
 ) -> tuple[str, ...]:
     """Return the user nodes that pool item sequences."""
-    nodes = (HISTORY_NODE,) * (schema.user.sequence and history_node) + (
-        SHOWN_NODE,
-    ) * config.shown_sequence
-    nodes += (SPEC_NODE,) * spec_node
+    wanted = {
+        HISTORY_NODE: schema.user.sequence and history_node,
+        SHOWN_NODE: config.shown_sequence and shown_node,
+        SPEC_NODE: spec_node,
+    }
+    nodes = (node for node, is_wanted in wanted.items() if is_wanted)
     return tuple(node for node in nodes if node not in config.exclude_fields)
 
 

@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from perscen.data.batches import ItemBatch, Packed, UserBatch
-from perscen.models.attention import SelfAttention, hide
+from perscen.data.batches import ItemBatch, UserBatch
+from perscen.models.attention import AttentionBlock, hide, right_aligned
 from perscen.models.config import M5Config
 from perscen.models.field_towers import FieldTowers
 from perscen.models.gather import spread
@@ -47,8 +47,7 @@ class ClickReader(nn.Module):
         self.recency_LD = nn.Parameter(torch.empty(longest, dim))
         nn.init.normal_(self.recency_LD, std=config.emb.init_std)
         self.gate = ScenarioGate(dim)
-        self.norm, self.attend = nn.LayerNorm(dim), SelfAttention(dim, config.heads, scaled=True)
-        self.wide = nn.Sequential(nn.LayerNorm(dim), mlp(dim, 4 * dim, dim))
+        self.block = AttentionBlock(dim, config.heads)
         self.query = nn.Linear(dim, dim, bias=False)
 
     def forward(
@@ -64,8 +63,7 @@ class ClickReader(nn.Module):
         """
         ago_T = torch.arange(real_BT.shape[1] - 1, -1, -1, device=real_BT.device)
         x_BTD = self.gate(click_BTD + self.recency_LD[ago_T], scenario_SD, scenario_B)
-        x_BTD = x_BTD + self.attend(self.norm(x_BTD), real_BT)
-        x_BTD = x_BTD + self.wide(x_BTD)
+        x_BTD = self.block(x_BTD, real_BT)
         query_BD = spread(self.query(scenario_SD), scenario_B)
         logit_BT = (x_BTD @ query_BD[:, :, None]).squeeze(2) / math.sqrt(x_BTD.shape[2])
         weight_BT = hide(logit_BT, real_BT).softmax(dim=1) * real_BT
@@ -152,14 +150,3 @@ class M5(FieldTowers):
         clicks_BD = self.clicks(self.item_rows(rows_BT), rows_BT > 0, scenario_SD, scenario_B)
         fields_BND = self.field_gate(self.user_nodes(users), scenario_SD, scenario_B)
         return torch.cat([clicks_BD, fields_BND.flatten(1), spread(scenario_SD, scenario_B)], dim=1)
-
-
-def right_aligned(packed: Packed, *, longest: int) -> Tensor:
-    """Return ``[B, T]``, each row's last values (at most ``longest``) with zeros before them."""
-    length_B = packed.offsets_B1.diff()
-    width = min(int(length_B.max()) if len(length_B) else 0, longest)
-    place_T = torch.arange(-max(width, 1), 0, device=length_B.device)
-    real_BT = place_T >= -length_B[:, None]
-    at_BT = torch.where(real_BT, packed.offsets_B1[1:, None] + place_T, 0)
-    values_V = packed.values_V if len(packed.values_V) else packed.values_V.new_zeros(1)
-    return values_V[at_BT] * real_BT

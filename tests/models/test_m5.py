@@ -10,9 +10,9 @@ import torch
 
 from perscen.data.batches import Packed
 from perscen.errors import ConfigError
-from perscen.models.attention import SelfAttention
+from perscen.models.attention import SelfAttention, right_aligned
 from perscen.models.config import M5Config
-from perscen.models.m5 import M5, right_aligned
+from perscen.models.m5 import M5
 from perscen.models.two_tower import TwoTower
 from perscen.schema import Schema
 from tests.factories import random_splits

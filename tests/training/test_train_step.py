@@ -187,7 +187,7 @@ def test_sigterm_leaves_a_checkpoint_and_the_next_attempt_ends_as_if_undisturbed
 
     def terminated(self, rows_B):
         take_step(self, rows_B)
-        if self._epoch == 2:
+        if self._steps.epoch == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
