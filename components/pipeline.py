@@ -195,7 +195,7 @@ PIPELINE: Final = Pipeline(
             inputs=("clean_log", "splits", "champion", "model", "indexes", "scores", "verdict"),
             output="report",
             sections=(),
-            code=("components/steps/report.py", "components/report"),
+            code=("components/steps/report.py", "components/report", "perscen/diagnostics"),
         ),
         Step(
             name="publish",

@@ -6,7 +6,7 @@ Letters: Q queries, N nodes, L layers, G width of a preference, S scenarios.
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
@@ -19,6 +19,7 @@ from components.report.page import Cell, Column, Figure, Section, Table
 from components.report.words import MINUS, count, percent
 from perscen.data.batches import UserSource
 from perscen.data.splits import Splits
+from perscen.diagnostics.gates import FINAL, NEAR, gate_table, gates_of
 from perscen.models.perscen import Inspection, Perscen
 from perscen.models.two_tower import TwoTower
 from perscen.schema import FIRST_ROW
@@ -68,9 +69,6 @@ def graphs_section(look: Look | None, *, family: str) -> Section:
     anchor, title = "graphs", "Feature graphs"
     if look is None or not look.graphs.adjacency_BNN:
         return _absent(anchor, title, family=family, what="feature graph")
-    weight_QNN = look.graphs.adjacency_BNN[0].double().numpy()
-    names = [f"User {letter}" for letter in string.ascii_uppercase[: len(weight_QNN)]]
-    top = float(np.quantile(_off_diagonal(weight_QNN), 0.995)) if len(weight_QNN) else 1.0
     nodes = look.graphs.node_names
     return Section(
         anchor,
@@ -80,12 +78,20 @@ def graphs_section(look: Look | None, *, family: str) -> Section:
             f"({len(nodes)} fields, columns in the order of rows; the fuller the colour, the "
             "stronger; one scale for all). The users are spread evenly over those known in the "
             "test window.",
-            _likeness(weight_QNN),
+            _likeness(look.graphs.adjacency_BNN[0].double().numpy()),
         ),
-        figures=tuple(
-            Figure(maps.adjacency(weight_NN, nodes=nodes, user=name, top=top))
-            for weight_NN, name in zip(weight_QNN, names, strict=True)
-        ),
+        figures=adjacency_figures(look),
+    )
+
+
+def adjacency_figures(look: Look) -> tuple[Figure, ...]:
+    """Return a heat map of each user's first-layer graph, all on one scale."""
+    weight_QNN = look.graphs.adjacency_BNN[0].double().numpy()
+    names = [f"User {letter}" for letter in string.ascii_uppercase[: len(weight_QNN)]]
+    top = float(np.quantile(_off_diagonal(weight_QNN), 0.995)) if len(weight_QNN) else 1.0
+    return tuple(
+        Figure(maps.adjacency(weight_NN, nodes=look.graphs.node_names, user=name, top=top))
+        for weight_NN, name in zip(weight_QNN, names, strict=True)
     )
 
 
@@ -94,39 +100,42 @@ def preferences_section(look: Look | None, *, scenarios: Sequence[str], family: 
     anchor, title = "preferences", "Preferences and gates"
     if look is None:
         return _absent(anchor, title, family=family, what="scenario preference")
-    preference_QG = look.sample.preference_BW.double().numpy()
-    present = [n for n in range(len(scenarios)) if (look.scenario_Q == n).any()]
-    names = [scenarios[n] for n in present]
-    position_Q = np.searchsorted(present, look.scenario_Q)
-    point_Q2, explained = principal_components(preference_QG)
-    centre_S2 = np.stack([point_Q2[position_Q == n].mean(axis=0) for n in range(len(present))])
-    drawn = [
-        Figure(
-            maps.preference_map(
-                point_Q2,
-                position_Q,
-                centre_S2,
-                scenarios=names,
-                explained=explained,
-                centre="the mean of each scenario",
-            ),
-            "Each small mark is the preference of one user in one scenario, projected by principal "
-            f"component analysis of all {count(len(point_Q2), 'vector')}; large marks are means. "
-            + _separation(preference_QG, position_Q),
-        )
-    ]
+    position_Q, names = _positions(look, scenarios)
+    drawn = [preference_figure(look, scenarios=scenarios)]
+    tables = []
     paragraphs = [
         "A preference joins what a user clicked in a scenario, its code, and the scenario itself. "
         "The gates decide, layer by layer, how much of it enters the user's vector."
     ]
-    if _gates(look.sample):
-        drawn.append(_gate_figure(look.sample, position_Q, names))
+    if gates := gates_of(look.sample):
+        drawn.append(_gate_figure(gates, position_Q, names))
+        tables.append(_shut_and_open(gates, position_Q, names))
     if not look.sample.gates_BW:
         paragraphs.append("This model fuses its layers without gated units.")
     first_Q = np.array([int(np.flatnonzero(position_Q == n)[0]) for n in range(len(names))])
     own_SZ = look.sample.scenario_preference_BZ.double().numpy()[first_Q]
-    return Section(
-        anchor, title, tuple(paragraphs), tuple(drawn), tables=(_similarity(own_SZ, names),)
+    tables.append(_similarity(own_SZ, names))
+    return Section(anchor, title, tuple(paragraphs), tuple(drawn), tables=tuple(tables))
+
+
+def preference_figure(look: Look, *, scenarios: Sequence[str]) -> Figure:
+    """Return the map of the users' preferences in their scenarios."""
+    position_Q, names = _positions(look, scenarios)
+    preference_QG = look.sample.preference_BW.double().numpy()
+    point_Q2, explained = principal_components(preference_QG)
+    centre_S2 = np.stack([point_Q2[position_Q == n].mean(axis=0) for n in range(len(names))])
+    return Figure(
+        maps.preference_map(
+            point_Q2,
+            position_Q,
+            centre_S2,
+            scenarios=names,
+            explained=explained,
+            centre="the mean of each scenario",
+        ),
+        "Each small mark is the preference of one user in one scenario, projected by principal "
+        f"component analysis of all {count(len(point_Q2), 'vector')}; large marks are means. "
+        + _separation(preference_QG, position_Q),
     )
 
 
@@ -200,20 +209,15 @@ def _separation(preference_QG: Floats, position_Q: NDArray[np.int64]) -> str:
     )
 
 
-def _gates(sample: Inspection) -> dict[str, Floats]:
-    """Return the activations in (0, 1) of every gate by the name of its layer."""
-    gates = {
-        f"layer {n}": gate_QW.double().numpy() for n, gate_QW in enumerate(sample.gates_BW, start=1)
-    }
-    if sample.alpha is not None:
-        gates["final"] = sample.alpha.double().numpy()
-    return gates
+def _positions(look: Look, scenarios: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """Return each query's place among the scenarios that have any, and the names of these."""
+    present = [n for n in range(len(scenarios)) if (look.scenario_Q == n).any()]
+    return np.searchsorted(present, look.scenario_Q), [scenarios[n] for n in present]
 
 
 def _gate_figure(
-    sample: Inspection, position_Q: NDArray[np.int64], scenarios: Sequence[str]
+    gates: Mapping[str, Floats], position_Q: NDArray[np.int64], scenarios: Sequence[str]
 ) -> Figure:
-    gates = _gates(sample)
     groups = [
         [gate_QW[position_Q == n].ravel() for n in range(len(scenarios))]
         for gate_QW in gates.values()
@@ -225,13 +229,37 @@ def _gate_figure(
     )
     final = (
         " The final gate weighs the fused graph (1) against the preference alone (0)."
-        if "final" in gates
+        if FINAL in gates
         else ""
     )
     return Figure(
         figures.gates(mean_LS, low_LS, high_LS, layers=tuple(gates), scenarios=scenarios),
         "Mean activation of each gate, 0 shut and 1 open; the bars span the middle 80 % over users "
         f"and units.{final}",
+    )
+
+
+def _shut_and_open(
+    gates: Mapping[str, Floats], position_Q: NDArray[np.int64], scenarios: Sequence[str]
+) -> Table:
+    found = gate_table([gates], [position_Q], names=scenarios)
+    share = {(r["scenario"], r["layer"]): r for r in found.iter_rows(named=True)}
+    return Table(
+        f"Share of gates within {NEAR} of shut and of open",
+        (Column("Scenario", numeric=False), *(Column(layer.capitalize()) for layer in gates)),
+        tuple(
+            (
+                Cell(s),
+                *(
+                    Cell(
+                        f"{percent(share[s, layer]['near_0'])} shut",
+                        note=f"{percent(share[s, layer]['near_1'])} open",
+                    )
+                    for layer in gates
+                ),
+            )
+            for s in scenarios
+        ),
     )
 
 

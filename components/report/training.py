@@ -12,6 +12,8 @@ from components.report import figures, maps
 from components.report.drawing import ACCENT, series
 from components.report.page import Cell, Column, Figure, Section, Table
 from components.report.words import count, listed, percent, whole
+from perscen.diagnostics.looking import HistoryCodes, overlap_table
+from perscen.evaluation.metrics import perplexity
 from perscen.manifests import ModelManifest
 
 
@@ -77,8 +79,17 @@ def codes_section(
     *,
     model: ModelManifest,
     scenarios: Sequence[str],
+    seen: HistoryCodes | None = None,
 ) -> Section:
-    """Return the section on the codebook, from ``code_counts.json`` and ``epochs.json``."""
+    """Return the section on the codebook, from ``code_counts.json`` and ``epochs.json``.
+
+    Args:
+        epochs: What is known of each epoch.
+        counts: Validation queries on each code by scenario.
+        model: What the model says of itself.
+        scenarios: Their names.
+        seen: What the codebook does with validation queries that have clicks in their scenario.
+    """
     anchor, title = "codes", "Codes per scenario"
     if not any(counts.get(s) for s in scenarios):
         return Section(
@@ -100,9 +111,49 @@ def codes_section(
             "scenarios. The map shows which share of a scenario's validation queries each code "
             "took; scenarios that differ in taste differ in column.",
             _unused(unused),
+            *([] if seen is None else [_spread(seen)]),
         ),
         figures=tuple(drawn),
-        tables=(_usage_table(count_KS, share_KS, best=best, scenarios=scenarios),),
+        tables=(
+            _usage_table(count_KS, best=best, scenarios=scenarios),
+            *([] if seen is None else [_shared_table(seen, scenarios)]),
+        ),
+    )
+
+
+def _spread(seen: HistoryCodes) -> str:
+    return (
+        "What enters the codebook spreads around its mean by "
+        f"{percent(seen.spread)} of that mean's length; near zero, a history would say nothing "
+        "whatever its code. The squared distance to the own code is "
+        f"{percent(seen.distortion)} of the variance."
+    )
+
+
+def _shared_table(seen: HistoryCodes, scenarios: Sequence[str]) -> Table:
+    rows = overlap_table(seen, names=tuple(scenarios)).iter_rows(named=True)
+    return Table(
+        "Codes that scenarios share, of validation queries with clicks in their scenario; a "
+        "divergence (Jensen-Shannon, in bits: 0 alike, 1 apart) below chance shows no difference",
+        (
+            Column("Scenario", numeric=False),
+            Column("Richer one", numeric=False),
+            Column("Queries"),
+            Column("On its codes"),
+            Column("Divergence"),
+            Column("By chance"),
+        ),
+        tuple(
+            (
+                Cell(row["sparse"]),
+                Cell(row["rich"]),
+                Cell(whole(row["queries"])),
+                Cell(percent(row["on_shared_codes"])),
+                Cell(f"{row['divergence']:.3f}"),
+                Cell(f"{row['by_chance']:.3f}"),
+            )
+            for row in rows
+        ),
     )
 
 
@@ -111,12 +162,6 @@ def _unused(codes: Sequence[int]) -> str:
         return "Every code is used in some scenario."
     text = f"{count(len(codes), 'code is', 'codes are')} used in no scenario"
     return f"{text}: {listed([str(n) for n in codes])}." if len(codes) <= 12 else f"{text}."
-
-
-def perplexity(share_K: NDArray[np.float64]) -> float:
-    """Return the number of equally used codes that would be as varied: 1 to the codebook's size."""
-    used = share_K[share_K > 0]
-    return float(np.exp(-(used * np.log(used)).sum())) if len(used) else 0.0
 
 
 def _usage_curve(
@@ -141,7 +186,6 @@ def _usage_curve(
 
 def _usage_table(
     count_KS: NDArray[np.int64],
-    share_KS: NDArray[np.float64],
     *,
     best: Mapping[str, Any],
     scenarios: Sequence[str],
@@ -151,13 +195,14 @@ def _usage_table(
     for n, s in enumerate(scenarios):
         used = int((count_KS[:, n] > 0).sum())
         share = best.get("code_usage", {}).get(s, used / num_codes)
-        varied = best.get("code_perplexity", {}).get(s, perplexity(share_KS[:, n]))
+        varied = best.get("code_perplexity", {}).get(s, perplexity(count_KS[:, n]))
         rows.append(
             (
                 Cell(s),
                 Cell(whole(int(count_KS[:, n].sum()))),
                 Cell(f"{used} of {num_codes}"),
                 Cell(percent(share)),
+                Cell(whole(num_codes - used)),
                 Cell(f"{varied:.1f}"),
             )
         )
@@ -168,6 +213,7 @@ def _usage_table(
             Column("Queries"),
             Column("Codes used"),
             Column("Share"),
+            Column("Dead"),
             Column("Perplexity"),
         ),
         tuple(rows),

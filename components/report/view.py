@@ -16,6 +16,7 @@ from components.report.verdict import verdict_view
 from components.report.words import count, day, percent, points, whole
 from components.store import Artifact
 from perscen.data.splits import Splits
+from perscen.diagnostics.looking import history_codes
 from perscen.evaluation.verdict import Verdict, read_verdict
 from perscen.models.families import load_model
 
@@ -40,7 +41,10 @@ def page_of(artifacts: Mapping[str, Artifact[Any]], *, logical_date: date) -> Pa
     clean = artifacts["clean_log"]
     report = _read(clean, "report.json")
     verdict = read_verdict(artifacts["verdict"].path)
-    look = look_inside(load_model(artifacts["model"].path), splits)
+    towers = load_model(artifacts["model"].path)
+    look = look_inside(towers, splits)
+    coded = towers.num_codes and len(splits.valid.user)
+    seen = history_codes(towers, splits, window="valid") if coded else None
     return Page(
         title=f"{verdict.decision.value.capitalize()} · perscen, {day(logical_date)}",
         day=day(logical_date),
@@ -57,7 +61,7 @@ def page_of(artifacts: Mapping[str, Artifact[Any]], *, logical_date: date) -> Pa
                 indexes=artifacts["indexes"].manifest,
             ),
             training_section(epochs, model=model, scenarios=scenarios),
-            codes_section(epochs, counts, model=model, scenarios=scenarios),
+            codes_section(epochs, counts, model=model, scenarios=scenarios, seen=seen),
             graphs_section(look, family=model.family),
             preferences_section(look, scenarios=scenarios, family=model.family),
             data_section(report, source=clean.manifest.source, splits=artifacts["splits"].manifest),

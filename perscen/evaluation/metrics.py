@@ -115,3 +115,11 @@ def mean_over_users(values_Q: Floats) -> float:
     if not len(counted):
         raise ValueError("no user has a relevant item: the mean has no meaning")
     return float(counted.mean())
+
+
+def perplexity(counts_K: NDArray[np.int64]) -> float:
+    """Return how many evenly used codes would be as hard to guess: 1 to K, and 0 without rows."""
+    if not counts_K.any():
+        return 0.0
+    shares = counts_K[counts_K > 0] / counts_K.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -16,7 +16,7 @@ from torch import Tensor
 from perscen.data.batches import ItemSource, UserSource
 from perscen.data.splits import Splits
 from perscen.errors import ConfigError
-from perscen.evaluation.metrics import find_hits, mean_over_users, relevant_of
+from perscen.evaluation.metrics import find_hits, mean_over_users, perplexity, relevant_of
 from perscen.models.ranks import gather_rows, share, sum_over_ranks
 from perscen.models.two_tower import TwoTower
 from perscen.retrieval.exact import catalogue_vectors, exact_top_k
@@ -52,7 +52,7 @@ class Validation:
     @property
     def code_perplexity(self) -> dict[str, float]:
         """Number of codes that would be as hard to guess if used evenly, at least 1."""
-        return {s: _perplexity(np.array(c)) for s, c in self.code_counts.items()}
+        return {s: perplexity(np.array(c)) for s, c in self.code_counts.items()}
 
 
 class Validator:
@@ -144,10 +144,3 @@ class Validator:
 
     def _rows_of(self, scenario: int) -> NDArray[np.int64]:
         return np.flatnonzero(self._splits.valid.scenario == scenario)
-
-
-def _perplexity(counts_C: NDArray[np.int64]) -> float:
-    if not counts_C.any():
-        return 0.0
-    shares = counts_C[counts_C > 0] / counts_C.sum()
-    return float(np.exp(-(shares * np.log(shares)).sum()))

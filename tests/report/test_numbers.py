@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.report.inside import principal_components
-from components.report.training import perplexity
 from components.report.verdict import interval_bars
 from components.report.words import percent, points
+from perscen.evaluation.metrics import perplexity
 from perscen.evaluation.verdict import Outcome, ScenarioVerdict
 
 
@@ -79,4 +79,4 @@ def test_the_map_of_points_on_a_line_is_that_line():
 
 
 def test_perplexity_is_the_number_of_evenly_used_codes():
-    assert perplexity(np.array([0.25, 0.25, 0.0, 0.25, 0.25])) == pytest.approx(4.0)
+    assert perplexity(np.array([3, 3, 0, 3, 3])) == pytest.approx(4.0)

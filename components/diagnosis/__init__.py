@@ -1,0 +1,1 @@
+"""What ``perscen diagnose`` shows: tables at a terminal, CSV, SVG and Markdown."""

@@ -1,0 +1,129 @@
+"""Trainings that differ in one thing, kept as they finish, so that a run that stopped goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import polars as pl
+from markupsafe import Markup
+
+from components.diagnosis import figures
+from components.diagnosis.showing import Finding
+from perscen.config import Config, TrainConfig
+from perscen.data.splits import Splits
+from perscen.diagnostics.kernel_cost import KernelCost, kernel_cost
+from perscen.diagnostics.quantising import remedies
+from perscen.diagnostics.trials import Trial, refinements, run_trial, trial_table
+from perscen.errors import ConfigError
+from perscen.models.config import PerscenConfig
+from perscen.models.perscen import Perscen
+
+
+class Kept:
+    """Finished trials on disk, by everything they follow from."""
+
+    def __init__(self, directory: Path, *, splits_digest: str) -> None:
+        self._directory = directory
+        self._splits_digest = splits_digest
+
+    def run(
+        self, splits: Splits, model: PerscenConfig, train: TrainConfig, *, epochs: int
+    ) -> Trial:
+        """Return a trial, from disk when it was run before."""
+        settings = [self._splits_digest, model.model_dump(mode="json"), epochs]
+        settings.append(train.model_dump(mode="json"))
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        path = self._directory / f"{digest[:16]}.json"
+        if path.exists():
+            return Trial.model_validate_json(path.read_text(encoding="utf-8"))
+        trial = run_trial(splits, model, train, epochs=epochs)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".part")
+        scratch.write_text(trial.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        scratch.replace(path)
+        return trial
+
+
+def compare_remedies(splits: Splits, settings: Config, *, epochs: int, keep: Kept) -> Finding:
+    """Return a row per remedy against dead codes, trained by the same data and seed.
+
+    Raises:
+        ConfigError: The settings are of a model without a codebook.
+    """
+    model = settings.model
+    if not (
+        isinstance(model, PerscenConfig)
+        and model.vq.codebook_size
+        and model.pref.sequence == "spec"
+    ):
+        raise ConfigError(
+            f"the settings are of a model ({model.family}) without a codebook",
+            hint="set model.family: perscen, model.pref.sequence: spec and vq.codebook_size >= 1",
+        )
+    variants = {
+        name: model.model_copy(update={"vq": vq}) for name, vq in remedies(model.vq).items()
+    }
+    trials = _run_all(splits, variants, settings.train, epochs=epochs, keep=keep)
+    table = trial_table(trials, what="remedy")
+    drawn = _dots(trials, name="remedies", title=_metric(settings))
+    return Finding("remedies", _title("Remedies", epochs, settings), table, {"remedies": drawn})
+
+
+def compare_refinements(splits: Splits, settings: Config, *, epochs: int, keep: Kept) -> Finding:
+    """Return a row per way to refine the graph, with the cost of the user tower's graphs.
+
+    Raises:
+        ConfigError: The settings are of a model without a feature graph.
+    """
+    variants = refinements(settings.model)
+    trials = _run_all(splits, variants, settings.train, epochs=epochs, keep=keep)
+    costs = {name: _cost(splits, model) for name, model in variants.items()}
+    table = trial_table(trials, what="refinement").with_columns(
+        pl.Series(column, [getattr(cost, column) for cost in costs.values()])
+        for column in KernelCost._fields
+    )
+    drawn = _dots(trials, name="graph", title=_metric(settings))
+    return Finding("graph", _title("Refinements", epochs, settings), table, {"graph": drawn})
+
+
+def _run_all(
+    splits: Splits,
+    variants: Mapping[str, PerscenConfig],
+    train: TrainConfig,
+    *,
+    epochs: int,
+    keep: Kept,
+) -> dict[str, Trial]:
+    trials = {}
+    for number, (name, model) in enumerate(variants.items(), start=1):
+        click.echo(f"{number} of {len(variants)}: {name}", err=True)
+        trials[name] = keep.run(splits, model, train, epochs=epochs)
+    return trials
+
+
+def _cost(splits: Splits, model: PerscenConfig) -> KernelCost:
+    num_nodes = len(Perscen(splits.schema, model).user_fields.names)
+    rows, layers = 1024, model.gnn.layers
+    return kernel_cost(
+        model.graph, layers=layers, num_nodes=num_nodes, dim=model.emb.dim, rows=rows
+    )
+
+
+def _dots(trials: Mapping[str, Trial], *, name: str, title: str) -> Markup:
+    values = {label: trial.macro_recall for label, trial in trials.items()}
+    return figures.dots(values, name=name, title=title)
+
+
+def _metric(settings: Config) -> str:
+    return f"Validation Recall@{settings.train.monitor_k}, mean over scenarios"
+
+
+def _title(what: str, epochs: int, settings: Config) -> str:
+    return (
+        f"{what}: one training each, {epochs} epochs, seed {settings.train.seed}; "
+        f"Recall@{settings.train.monitor_k} of the validation window"
+    )

@@ -1,0 +1,1 @@
+"""A look at single parts of a model: its codebook, its graph, its gates."""
