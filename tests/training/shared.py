@@ -20,8 +20,8 @@ import torch
 from components.exit_codes import exit_code
 from perscen.config import TrainConfig
 from perscen.errors import PerscenError
-from perscen.models.config import PerscenConfig
-from perscen.models.perscen import Perscen
+from perscen.models.config import FAMILY_CONFIGS
+from perscen.models.families import make_model
 from perscen.models.ranks import num_ranks, rank
 from perscen.seeding import seed_torch
 from perscen.training.checkpoint import Checkpoint
@@ -30,6 +30,7 @@ from perscen.training.loop import train
 from tests.factories import random_splits
 
 SMALL: dict[str, Any] = {
+    "family": "perscen",
     "emb": {"dim": 4, "init_std": 0.3},
     "gnn": {"layers": 1},
     "pref": {"dim": 4},
@@ -78,6 +79,33 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "max_epochs": 2,
         },
     ),
+    "statistics of the whole batch": (
+        {"family": "adin", "emb": {"dim": 4, "init_std": 0.3}, "hidden": 8, "widths": [8]},
+        {
+            # Under a softmax a scenario's bias moves by rounding alone: its gradient is zero.
+            "loss": "bce",
+            "optim": {"lr": 0.02},
+            "neg": {"n": 3},
+            "batch": {"size": 51, "unit": "positives"},
+            "max_epochs": 2,
+        },
+    ),
+    "a stage before the first epoch": (
+        {
+            "family": "sass",
+            "emb": {"dim": 4, "init_std": 0.3},
+            "widths": [8],
+            "out_dim": 8,
+            "pretrain_epochs": 3,
+            "pretrain_batch": 7,
+        },
+        {
+            "optim": {"lr": 0.02},
+            "neg": {"n": 3},
+            "batch": {"size": 51, "unit": "positives"},
+            "max_epochs": 2,
+        },
+    ),
     "fewer rows than ranks": (
         BEST,
         {
@@ -97,7 +125,8 @@ def run_case(name: str, *, checkpoint: Checkpoint | None = None, **hooks: Any) -
     model_settings, settings = CASES[name]
     common = {"device": "cpu", "monitor_k": 5, "num_threads": 1}
     seed_torch(0, "init")
-    model = Perscen(splits.schema, PerscenConfig.model_validate(model_settings))
+    model_config: Any = FAMILY_CONFIGS[model_settings["family"]].model_validate(model_settings)
+    model = make_model(splits.schema, model_config)
     model.start_from(splits)
     config = TrainConfig.model_validate(settings | common)
     trained = train(model, splits, config, checkpoint=checkpoint, **hooks)
@@ -136,6 +165,9 @@ class _Slow:
         note.write_text(json.dumps({"epoch": epoch, "step": step, "process": os.getpid()}))
         note.rename(self._folder / f"at-{rank()}")
         time.sleep(0.05)
+
+    def pretraining_epoch_done(self, *, epoch: int, loss: float) -> None:
+        pass
 
     def epoch_done(self, record: object) -> None:
         pass

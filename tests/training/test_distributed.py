@@ -47,6 +47,7 @@ def together(tmp_path_factory) -> list[dict[str, Any]]:
 
 def assert_alike(left: dict[str, Any], right: dict[str, Any]) -> None:
     one, other = left["trained"], right["trained"]
+    assert one["pretraining"] == pytest.approx(other["pretraining"], rel=0, abs=1e-5)
     assert len(one["epochs"]) == len(other["epochs"])
     for epoch, same in zip(one["epochs"], other["epochs"], strict=True):
         for name in ("loss", "task_loss", "auxiliary_loss"):
