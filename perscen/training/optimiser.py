@@ -25,7 +25,7 @@ class Optimiser:
     """Adam on every parameter, or Adam beside row-wise lazy Adam on the embedding tables."""
 
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
-        tables = list(_tables(model)) if config.sparse_embeddings else []
+        tables = list(embedding_tables(model)) if config.sparse_embeddings else []
         lazy = {id(table) for table in tables}
         dense = [p for p in model.parameters() if id(p) not in lazy]
         adam = AdamW if config.decoupled else Adam
@@ -117,7 +117,8 @@ def running_mean(model: nn.Module, *, decay: float) -> AveragedModel | None:
     return AveragedModel(model, multi_avg_fn=average_numbers, use_buffers=True)
 
 
-def _tables(model: nn.Module) -> Iterable[Tensor]:
+def embedding_tables(model: nn.Module) -> Iterable[Tensor]:
+    """Yield the weights of a model that hold one row per value; all others are dense networks."""
     for module in model.modules():
         if isinstance(module, FieldTable):
             yield module.weight_RD
