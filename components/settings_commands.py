@@ -17,8 +17,6 @@ from components.render import dvc_yaml
 if TYPE_CHECKING:  # pydantic trees: only when asked
     from perscen.config import Config
 
-_DEFAULT_DATE = "2022-05-05"
-
 
 @click.command()
 @click.option(
@@ -26,14 +24,27 @@ _DEFAULT_DATE = "2022-05-05"
 )
 @click.option("--family", default="perscen", show_default=True, help="The model's family.")
 @click.option(
-    "--logical-date", type=click.DateTime(["%Y-%m-%d"]), default=_DEFAULT_DATE, show_default=True
+    "--protocol",
+    default="slice",
+    show_default=True,
+    help="Windows, filters and K: slice counts back from the logical date; paper-kuairand and "
+    "paper-alimama are the paper's, for the whole archives.",
 )
-def params(recipe: str, family: str, logical_date: datetime) -> None:
+@click.option(
+    "--logical-date",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="Last day of the test window.  [default: the protocol's]",
+)
+def params(recipe: str, family: str, protocol: str, logical_date: datetime | None) -> None:
     """Print a complete params.yaml for a recipe, of PERSCEN or of another family.
 
-    Example: perscen params --recipe paper --family dssm > params.yaml
-    """
-    click.echo(params_yaml(recipe, logical_date.date(), family=family), nl=False)
+    \b
+    Examples:
+      perscen params --recipe paper --family dssm > params.yaml
+      perscen params --recipe paper --protocol paper-kuairand > params.yaml
+    """  # noqa: D301 (click reads the backspace: keep these lines as they are)
+    day = logical_date.date() if logical_date else None
+    click.echo(params_yaml(recipe, day, family=family, protocol=protocol), nl=False)
 
 
 @click.command()
@@ -46,25 +57,26 @@ def render() -> None:
     click.echo("wrote dvc.yaml")
 
 
-def params_yaml(recipe: str, logical_date: date, *, family: str = "perscen") -> str:
+def params_yaml(
+    recipe: str,
+    logical_date: date | None = None,
+    *,
+    family: str = "perscen",
+    protocol: str = "slice",
+) -> str:
     """Return ``params.yaml`` for a recipe: every setting, with what it means.
 
     Raises:
-        ConfigError: There is no such recipe, or no such family.
+        ConfigError: There is no such recipe, family or protocol, or the protocol has another date.
     """
-    from perscen.config import Config, RunConfig, SplitConfig
-    from perscen.recipes import recipe_named
+    from perscen.protocols import config_of, protocol_named  # pydantic trees: only when asked
 
-    model, train = recipe_named(recipe, family=family)
-    config = Config(
-        run=RunConfig(logical_date=logical_date),
-        split=SplitConfig(train_days=7, valid_days=2, test_days=2),
-        model=model,
-        train=train,
-    )
-    of_family = "" if family == "perscen" else f" --family {family}"
-    header = f"# Every setting of a run, from `perscen params --recipe {recipe}{of_family}`."
-    return config_yaml(config, header=header)
+    days = protocol_named(protocol)
+    config = config_of(days, recipe=recipe, family=family, logical_date=logical_date)
+    told = f"perscen params --recipe {recipe}"
+    told += "" if family == "perscen" else f" --family {family}"
+    told += "" if protocol == "slice" else f" --protocol {protocol}"
+    return config_yaml(config, header=f"# Every setting of a run, from `{told}`.")
 
 
 def config_yaml(config: Config, *, header: str) -> str:

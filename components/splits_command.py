@@ -1,10 +1,10 @@
-"""``perscen splits``: any past day's splits, back from the DVC remote."""
+"""``perscen splits``: any past day's splits back from the DVC remote, and what they count."""
 
 from __future__ import annotations
 
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.console import Console
@@ -12,6 +12,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:  # the commands import DVC when called, so that help stays fast
     from components.adapters.versioning import Pointer
+    from perscen.manifests import SplitsManifest
+    from perscen.protocols import Counts
 
 _NEAREST: Final = 3
 remote_option = click.option(
@@ -25,7 +27,7 @@ remote_option = click.option(
 
 @click.group()
 def splits() -> None:
-    """Bring back the splits of past days, which orchestrated runs commit to DVC.
+    """Bring back the splits of past days, which orchestrated runs commit to DVC, or count some.
 
     Example: perscen splits fetch 2022-05-04
     """
@@ -78,6 +80,58 @@ def fetch(day: datetime, remote: str, to: Path | None) -> None:
     pointer = _pointer(committed(remote), day.date(), remote=remote)
     fetch_splits(pointer.dvc, digest=pointer.digest, remote=remote, to=to)
     click.echo(f"splits of {pointer.logical_date}, digest {pointer.digest[:12]} → {to}")
+
+
+@splits.command()
+@click.argument("directory", metavar="SPLITS", type=click.Path(path_type=Path, file_okay=False))
+def counts(directory: Path) -> None:
+    """Print users, items and clicks beside Table 1 of the paper.
+
+    For splits of a whole archive, made under the protocol of the paper.
+
+    Example: perscen splits counts artifacts/splits
+    """
+    from components.store import open_artifact
+    from perscen.data.splits import Splits
+    from perscen.protocols import count
+
+    manifest: Any = open_artifact(directory, kind="splits").manifest
+    name, paper = _paper_of(manifest, directory)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 100
+    console.print(_beside(count(Splits.open(directory)), paper, title=name))
+
+
+def _paper_of(manifest: SplitsManifest, directory: Path) -> tuple[str, Counts]:
+    from perscen.errors import ConfigError
+    from perscen.protocols import PROTOCOLS
+
+    windows = [(w.first, w.last) for w in (manifest.train, manifest.valid, manifest.test)]
+    for name, protocol in PROTOCOLS.items():
+        days = protocol.split
+        if protocol.paper and windows == [days.train, days.valid, days.test]:
+            return name, protocol.paper
+    raise ConfigError(
+        f"{directory} has training days {manifest.train.first} to {manifest.train.last} and test "
+        f"days {manifest.test.first} to {manifest.test.last}, which are none of the paper's, so "
+        "its counts say nothing of these splits",
+        hint="make splits of a whole archive: `perscen params --protocol paper-kuairand`",
+    )
+
+
+def _beside(ours: Counts, paper: Counts, *, title: str) -> Table:
+    table = Table(title=f"{title}: these splits beside Table 1", title_justify="left")
+    table.add_column("")
+    for name in ("these splits", "the paper", "difference"):
+        table.add_column(name, justify="right")
+    for name in ("scenarios", "users", "items", "interactions"):
+        own, theirs = getattr(ours, f"num_{name}"), getattr(paper, f"num_{name}")
+        table.add_row(name, f"{own:,}", f"{theirs:,}", f"{(own - theirs) / theirs:+.1%}")
+    for rank, (own, theirs) in enumerate(zip(ours.shares, paper.shares, strict=False), start=1):
+        points = f"{100 * (own - theirs):+.1f} points"
+        table.add_row(f"share of scenario {rank}", f"{own:.1%}", f"{theirs:.0%}", points)
+    return table
 
 
 def fetch_splits(dvc: str, *, digest: str, remote: str, to: Path) -> None:
