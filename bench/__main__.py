@@ -16,6 +16,7 @@ from bench.report import Result, call, table
 BENCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "step": ("bench.step:run", {}),
     "memory": ("bench.step:run_memory", {}),
+    "graph": ("bench.graph:run", {}),
     "loaders": ("bench.loaders:run", {}),
     "peers": ("bench.peers:run", {}),
     "contracts": ("bench.contracts:run", {}),

@@ -88,7 +88,6 @@ def trial_table(trials: Mapping[str, Trial], *, what: str) -> pl.DataFrame:
 
 _REFINEMENTS: Final[dict[str, dict[str, Any]]] = {
     "keep 0.1": {"sparsify": "global_topk", "keep_ratio": 0.1},
-    "keep 0.25": {"sparsify": "global_topk", "keep_ratio": 0.25},
     "keep 0.5": {"sparsify": "global_topk", "keep_ratio": 0.5},
     "keep all": {"sparsify": "none"},
     "half of each row": {"sparsify": "row_topk", "keep_ratio": 0.5},

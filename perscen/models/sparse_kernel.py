@@ -24,10 +24,10 @@ from perscen.models.graph_kernel import LEAK, chunks_of, extremes, messages
 from perscen.models.refinement import EPSILON, kept
 
 THIN: Final = 1 / 32
-"""Largest ``keep_ratio`` at which edges are fewer than what a matrix product skips over."""
+"""Largest ``keep_ratio`` at which edges cost less than the zeros a matrix product works through."""
 
-WIDE: Final = 192
-"""Fewest nodes from which a graph that thin is faster by its edges."""
+WIDE: Final = 64
+"""Fewest nodes whose thin graphs still have two neighbours each."""
 
 
 def pays(num_nodes: int, layers: int, *, config: GraphConfig) -> bool:
