@@ -56,8 +56,9 @@ class MiniRun:
         )
 
     def write_params(self, **changes: dict[str, Any]) -> None:
-        """Write the settings, with changes one level deep."""
+        """Write the settings, with changes one level deep; another family's are taken whole."""
         tree = {name: {**SETTINGS.get(name, {}), **changes.get(name, {})} for name in SETTINGS}
+        tree |= {name: given for name, given in changes.items() if "family" in given}
         tree |= {name: given for name, given in changes.items() if name not in tree}
         (self.root / "params.yaml").write_text(yaml.safe_dump(tree))
 
