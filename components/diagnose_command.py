@@ -42,7 +42,14 @@ _out = click.option(
     type=_directory,
     default="build/diagnose",
     show_default=True,
-    help="Where CSV and SVG go; finished trials are kept there too.",
+    help="Where CSV and SVG go.",
+)
+_work = click.option(
+    "--work",
+    type=_directory,
+    default="build/diagnose/trials",
+    show_default=True,
+    help="Where finished trials are kept; a comparison that was stopped goes on from there.",
 )
 _page = click.option(
     "--page",
@@ -104,28 +111,34 @@ def quantiser(
 @_splits
 @_config
 @_epochs
+@_work
 @_out
 @_page
-def remedies(splits: Path, config: Path, epochs: int, out: Path, page: Path | None) -> None:
+def remedies(
+    splits: Path, config: Path, epochs: int, work: Path, out: Path, page: Path | None
+) -> None:
     """Train a model per remedy against dead codes, by the same data and seed.
 
     Example: perscen diagnose remedies artifacts/splits --epochs 4
     """
-    _compare("remedies", splits, config, epochs=epochs, out=out, page=page)
+    _compare("remedies", splits, config, epochs=epochs, work=work, out=out, page=page)
 
 
 @diagnose.command()
 @_splits
 @_config
 @_epochs
+@_work
 @_out
 @_page
-def graph(splits: Path, config: Path, epochs: int, out: Path, page: Path | None) -> None:
+def graph(
+    splits: Path, config: Path, epochs: int, work: Path, out: Path, page: Path | None
+) -> None:
     """Train a model per way to refine the graph; show recall beside memory and time.
 
     Example: perscen diagnose graph artifacts/splits --epochs 4
     """
-    _compare("graph", splits, config, epochs=epochs, out=out, page=page)
+    _compare("graph", splits, config, epochs=epochs, work=work, out=out, page=page)
 
 
 @diagnose.command()
@@ -150,7 +163,8 @@ def gates(model: Path, splits: Path, window: Window, out: Path, page: Path | Non
 @_model
 @_splits
 @_out
-def figures(model: Path, splits: Path, out: Path) -> None:
+@_page
+def figures(model: Path, splits: Path, out: Path, page: Path | None) -> None:
     """Draw the graphs of six test users and the map of scenario preferences.
 
     The paper's Figs. 4 and 5, for this model.
@@ -158,13 +172,21 @@ def figures(model: Path, splits: Path, out: Path) -> None:
     Example: perscen diagnose figures artifacts/model artifacts/splits --out docs/results
     """
     from components.diagnosis import findings
-    from components.diagnosis.showing import write_figures
+    from components.diagnosis.showing import show_figures
 
-    write_figures(findings.case_study(*_open(model, splits)), out=out)
+    drawn = findings.case_study(*_open(model, splits))
+    show_figures(drawn, out=out, page=page, made_by="perscen diagnose figures")
 
 
 def _compare(
-    what: str, splits_dir: Path, config: Path, *, epochs: int, out: Path, page: Path | None
+    what: str,
+    splits_dir: Path,
+    config: Path,
+    *,
+    epochs: int,
+    work: Path,
+    out: Path,
+    page: Path | None,
 ) -> None:
     from components.diagnosis import trials
     from components.diagnosis.showing import show
@@ -179,7 +201,7 @@ def _compare(
         Splits.open(artifact.path),
         settings,
         epochs=epochs,
-        keep=trials.Kept(out / "trials", splits_digest=artifact.manifest.digest),
+        keep=trials.Kept(work, splits_digest=artifact.manifest.digest),
     )
     show([found], out=out, page=page, made_by=f"perscen diagnose {what}")
 

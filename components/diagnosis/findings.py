@@ -6,12 +6,17 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from markupsafe import Markup
 
 from components.diagnosis import figures
 from components.diagnosis.showing import Finding
 from components.report import maps
-from components.report.inside import adjacency_figures, look_inside, preference_figure
+from components.report.inside import (
+    adjacency_figures,
+    likeness,
+    look_inside,
+    preference_figure,
+)
+from components.report.page import Figure
 from perscen.data.splits import Splits
 from perscen.diagnostics.looking import (
     Window,
@@ -31,7 +36,11 @@ def alone_on_clusters(num_clusters: int, *, codes: int, steps: int) -> Finding:
     table = alone_table(clusters(num_clusters), VqConfig(codebook_size=codes), steps=steps)
     title = f"The quantiser alone on {num_clusters} clusters, {codes} codes, {steps} batches"
     distortion = dict(table.select("remedy", "distortion").iter_rows())
-    drawn = figures.dots(distortion, name="quantiser-clusters", title="Distortion")
+    drawn = figures.dots(
+        distortion,
+        name="quantiser-clusters",
+        title="Squared distance to the nearest code, share of variance",
+    )
     return Finding("quantiser-clusters", title, table, {"quantiser-clusters": drawn})
 
 
@@ -80,8 +89,8 @@ def gates_of_model(model: TwoTower, splits: Splits, *, window: Window) -> Findin
     return Finding("gates", title, table, {"gates": figures.gates(table)})
 
 
-def case_study(model: TwoTower, splits: Splits) -> Mapping[str, Markup]:
-    """Return the drawings of the paper's Figs. 4 and 5 by name.
+def case_study(model: TwoTower, splits: Splits) -> Mapping[str, Figure]:
+    """Return the paper's Figs. 4 and 5 for this model, by name.
 
     Raises:
         ConfigError: The model has no feature graph.
@@ -92,5 +101,7 @@ def case_study(model: TwoTower, splits: Splits) -> Mapping[str, Markup]:
     assert look is not None, "a model with a graph can be looked into"
     heat_maps = [figure.svg for figure in adjacency_figures(look)]
     both = figures.side_by_side(heat_maps, columns=3, label="Feature graphs of six users")
-    names = splits.schema.scenarios
-    return {"figure-4": both, "figure-5": preference_figure(look, scenarios=names).svg}
+    return {
+        "figure-4": Figure(both, likeness(look)),
+        "figure-5": preference_figure(look, scenarios=splits.schema.scenarios),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from components.comparison.figures import standalone
 from components.marks import put_between_marks
+from components.report.page import Figure
 
 _SHARES: Final = ("macro_recall", "recall/", "near_", "on_shared_codes", "edges")
 """Columns that are fractions in the files and percent in what people read."""
@@ -48,6 +50,25 @@ def show(findings: Sequence[Finding], *, out: Path, page: Path | None, made_by: 
         write_figures(finding.figures, out=out)
     if page is not None:
         text = "\n".join(_markdown(finding) for finding in findings)
+        put_between_marks(page, text, made_by=made_by)
+
+
+def show_figures(
+    figures: Mapping[str, Figure], *, out: Path, page: Path | None, made_by: str
+) -> None:
+    """Write figures as SVG, print what they say, and fill a page's marks with both.
+
+    Raises:
+        ArtifactError: The page has no place for what ``made_by`` makes.
+    """
+    write_figures({name: figure.svg for name, figure in figures.items()}, out=out)
+    for name, figure in figures.items():
+        click.echo(f"{name}: {figure.caption}")
+    if page is not None:
+        places = {name: os.path.relpath(out / f"{name}.svg", page.parent) for name in figures}
+        text = "\n".join(
+            f"![{name}]({places[name]})\n\n{figure.caption}\n" for name, figure in figures.items()
+        )
         put_between_marks(page, text, made_by=made_by)
 
 

@@ -78,7 +78,7 @@ def graphs_section(look: Look | None, *, family: str) -> Section:
             f"({len(nodes)} fields, columns in the order of rows; the fuller the colour, the "
             "stronger; one scale for all). The users are spread evenly over those known in the "
             "test window.",
-            _likeness(look.graphs.adjacency_BNN[0].double().numpy()),
+            likeness(look),
         ),
         figures=adjacency_figures(look),
     )
@@ -177,8 +177,9 @@ def _off_diagonal(weight_QNN: Floats) -> Floats:
     return weight_QNN[:, off_NN] if off_NN.any() else weight_QNN.reshape(len(weight_QNN), -1)
 
 
-def _likeness(weight_QNN: Floats) -> str:
+def likeness(look: Look) -> str:
     """Say how far the graphs are personal: by their edges, and by the weights on these."""
+    weight_QNN = look.graphs.adjacency_BNN[0].double().numpy()
     edges = [np.triu(weight_NN, k=1) > 0 for weight_NN in weight_QNN]
     shared = [
         float((a & b).sum() / (a | b).sum()) for a, b in combinations(edges, 2) if (a | b).any()

@@ -68,10 +68,14 @@ def test_gates_and_the_case_study_are_drawn(run, tmp_path) -> None:
     gates = pl.read_csv(tmp_path / "gates.csv")
     assert len(gates) == 4 * len(SCENARIOS)
     assert gates["mean"].is_between(0, 1).all()
-    assert diagnose("figures", run["model"], run["splits"], "--out", tmp_path).exit_code == 0
-    six = ET.fromstring((tmp_path / "figure-4.svg").read_text())
+    page = tmp_path / "case-study.md"
+    words = ["--out", tmp_path / "drawn", "--page", page]
+    answer = diagnose("figures", run["model"], run["splits"], *words)
+    assert "Two of these users share" in answer.output
+    assert "](drawn/figure-4.svg)" in page.read_text()
+    six = ET.fromstring((tmp_path / "drawn/figure-4.svg").read_text())
     assert len([child for child in six if child.tag.endswith("svg")]) == 6
-    assert "var(--" not in (tmp_path / "figure-5.svg").read_text()
+    assert "var(--" not in (tmp_path / "drawn/figure-5.svg").read_text()
 
 
 def test_a_model_and_splits_of_different_runs_are_refused(run, tmp_path) -> None:
