@@ -73,7 +73,8 @@ def _levels(results: Results, scenario: str, metric: str) -> Markup:
             estimates.append(
                 Estimate(name, level.value, level.low, level.high, candidate=row in subjects)
             )
-    return recalls(scenario, estimates, k=results.ks[0])
+    title = "Mean over scenarios" if scenario == MACRO else ""
+    return recalls(scenario, estimates, k=results.ks[0], title=title)
 
 
 def _sweep(results: Results, sweep: Sweep, metric: str) -> Markup:

@@ -36,7 +36,7 @@ def write_files(results: Results, out: Path, *, name: str) -> list[Path]:
         written.append(out / f"{name}-{figure}.svg")
         written[-1].write_text(svg, encoding="utf-8")
     places = {shown: f"{name}-{figure}.svg" for figure, shown, _ in drawn}
-    made_by = f"perscen compare --table {results.table.name}"
+    made_by = f"perscen compare, table {results.table.name}"
     put_between_marks(written[0], page(results, places), made_by=made_by)
     written[1].write_text(_html(results, [svg for _, _, svg in drawn]), encoding="utf-8")
     for end, table in _CSV.items():
@@ -46,7 +46,6 @@ def write_files(results: Results, out: Path, *, name: str) -> list[Path]:
 
 def _html(results: Results, drawings: list[str]) -> str:
     body = MarkdownIt("commonmark", {"html": True}).enable("table").render(page(results, {}))
-    # Rows' titles can hold what a user gave to --set; Markdown lets HTML through.
     return _ENVIRONMENT.get_template("page.html.j2").render(
         title=results.table.title,
         body=Markup(body),  # noqa: S704 (our own tables, escaped where they are made)

@@ -5,6 +5,7 @@ Shares are in percent here and fractions in the files.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Mapping, Sequence
 
 from components.comparison.results import Difference, Results
@@ -42,7 +43,8 @@ def _head(results: Results) -> Iterator[str]:
     if any(difference.row in subjects for difference in results.differences):
         yield (
             f"{_ABOVE} and {_BELOW} stand with a row that is above or below the best other row of "
-            f"its block by a difference whose {LEVEL:.0%} interval leaves out zero."
+            f"its block (chosen by its mean) by a difference whose {100 * LEVEL:.0f} % interval "
+            "leaves out zero."
         )
     if results.differences:
         yield (
@@ -67,28 +69,41 @@ def _levels(results: Results, name: str) -> Iterator[str]:
     yield "|---|---:|" + "---:|" * len(heads)
     many = len(results.table.blocks) > 1
     for block in results.table.blocks:
-        if many:
+        rows = [row for row in block.rows if results.facts[row]]
+        if many and rows:
             yield f"| *{block.title}* |" + " |" * (len(heads) + 1)
-        for row in block.rows:
+        for row in rows:
             shown = [
                 _level(results, block, row, f"{name}_{k}", scenario)
                 for scenario in results.columns
                 for k in results.ks
             ]
             num = len(results.facts[row])
-            yield f"| {results.rows[row].title} | {num} | {' | '.join(shown)} |"
+            yield f"| {_title(results, block, row)} | {num} | {' | '.join(shown)} |"
+
+
+def _title(results: Results, block: Block, row: str) -> str:
+    """Return what a row is called: in a sweep, by its value, for several share the middle one."""
+    for sweep in results.table.sweeps:
+        for value, name in sweep.points.items():
+            if sweep.title == block.title and name == row:
+                return f"{sweep.title} {value:g}"
+    return _text(results.rows[row].title)
+
+
+def _text(given: str) -> str:
+    """Return what a user may have written as the text of a cell."""
+    return html.escape(given, quote=False).replace("|", r"\|")
 
 
 def _scenario_head(results: Results, scenario: str) -> str:
     if scenario == MACRO:
         return MACRO
-    return f"{scenario} ({results.num_users[scenario]:,} users)"
+    return f"{_text(scenario)} ({results.num_users[scenario]:,} users)"
 
 
 def _level(results: Results, block: Block, row: str, metric: str, scenario: str) -> str:
-    cell = results.cells.get((row, metric, scenario))
-    if cell is None:
-        return "–"
+    cell = results.cells[row, metric, scenario]
     text = f"{100 * cell.mean:.2f}"
     if cell.sd is not None:
         text += f" ± {100 * cell.sd:.2f}"
@@ -105,10 +120,9 @@ def _level(results: Results, block: Block, row: str, metric: str, scenario: str)
 
 
 def _differences(results: Results, metric: str) -> Iterator[str]:
-    subjects = {block.subject for block in results.table.blocks} - {""}
-    by_subject = {s: [d for d in results.differences if d.row == s] for s in sorted(subjects)}
     title = metric.replace("_", "@").capitalize()
-    for subject, mine in by_subject.items():
+    for subject in (block.subject for block in results.table.blocks):
+        mine = [d for d in results.differences if d.row == subject]
         if mine:
             head = f"`{subject}` minus …, {title}, percentage points"
             yield from _difference_table(results, metric, head, [(d.other, d) for d in mine])

@@ -46,8 +46,9 @@ class Estimate:
     candidate: bool
 
 
-def recalls(scenario: str, estimates: Sequence[Estimate], *, k: int) -> Markup:
+def recalls(scenario: str, estimates: Sequence[Estimate], *, k: int, title: str = "") -> Markup:
     """Return one scenario's recalls, a row per model, as points with their intervals."""
+    title = title or f"Scenario {short(scenario, 40)}"
     spoken = "; ".join(
         f"{e.name} {percent(e.value)}"
         + ("" if e.low is None else f" (from {percent(e.low)} to {percent(e.high)})")
@@ -87,10 +88,8 @@ def recalls(scenario: str, estimates: Sequence[Estimate], *, k: int) -> Markup:
         axes.margins(x=0.08)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(_PERCENT)
-        plot.title(f"Scenario {short(scenario, 40)}")
-        return plot.to_svg(
-            name=f"recall-{scenario}", label=f"Recall at {k} in scenario {scenario}: {spoken}."
-        )
+        plot.title(title)
+        return plot.to_svg(name=f"recall-{scenario}", label=f"Recall at {k}, {title}: {spoken}.")
 
 
 def curves(

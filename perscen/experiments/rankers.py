@@ -14,6 +14,7 @@ from perscen.evaluation.baselines import (
     scenario_popularity,
     segment_popularity,
 )
+from perscen.evaluation.ease import choose_ease, ease_blend
 from perscen.evaluation.segments import choose_segments
 from perscen.schema import FIRST_ROW
 
@@ -29,7 +30,13 @@ def _by_chance(splits: Splits, config: EvaluateConfig, seed: int) -> Ranker:  # 
     return RandomRanker(splits.schema.num_item_rows - FIRST_ROW, seed=seed)
 
 
+def _by_ease(splits: Splits, config: EvaluateConfig, seed: int) -> Ranker:  # noqa: ARG001
+    blend = choose_ease(splits, k=config.ks[0])
+    return ease_blend(splits, splits.test, splits.test_slices, blend)
+
+
 RANKERS: Final[Mapping[str, MakeRanker]] = {
+    "ease_blend": _by_ease,
     "segment_popularity": _by_segment,
     "scenario_popularity": lambda splits, _, __: scenario_popularity(splits, splits.test),
     "global_popularity": lambda splits, _, __: global_popularity(splits, splits.test),

@@ -140,7 +140,8 @@ _ROWS: Final[tuple[Row, ...]] = (
     _paper("dssm_m", "DSSM-M", "dssm"),
     _paper("ican", "ICAN", "ican"),
     _paper("adin", "ADIN", "adin"),
-    _paper("sass_base", "SASS-base", "sass"),
+    _paper("sass_base", "SASS-base", "sass", {"model.pretrain": False}),
+    _paper("sass", "SASS", "sass"),
     _paper("m5", "M5", "m5"),
     Row("perscen", "PERSCEN"),
     # The same with everything of the recipe that ships but what is PERSCEN's own.
@@ -149,10 +150,12 @@ _ROWS: Final[tuple[Row, ...]] = (
     _best("dssm_m_item_scenario_best", "DSSM-M, scenario in both towers", "dssm", _ITEM),
     _best("ican_best", "ICAN", "ican"),
     _best("adin_best", "ADIN", "adin"),
-    _best("sass_base_best", "SASS-base", "sass"),
+    _best("sass_best", "SASS", "sass"),
     _best("m5_best", "M5", "m5"),
+    _best("self_attention_best", "self-attention", "self_attention"),
     Row("best", "PERSCEN", recipe="best"),
     # What needs no training.
+    Row("ease_blend", "EASE + popularity", family=None),
     Row("segment_popularity", "segment popularity", family=None),
     Row("scenario_popularity", "scenario popularity", family=None),
     Row("global_popularity", "global popularity", family=None),
@@ -173,7 +176,7 @@ _ROWS: Final[tuple[Row, ...]] = (
         "dssm_m_item_scenario",
     ),
     _paper("adin_spec", "ADIN + spec", "adin", _SPEC, "adin"),
-    _paper("sass_base_spec", "SASS-base + spec", "sass", _SPEC, "sass_base"),
+    _paper("sass_spec", "SASS + spec", "sass", _SPEC, "sass"),
     _paper("m5_spec", "M5 + spec", "m5", _SPEC, "m5"),
     # One number at a time; the paper's own value is the row perscen, no codebook is no_vq.
     *_values("model.gnn.layers", "layers", "GNN layers", (1, 2, 4)),
@@ -184,7 +187,7 @@ ROWS: Final[Mapping[str, Row]] = {row.name: row for row in _ROWS}
 
 _UNTRAINED: Final = Block(
     "without training",
-    ("segment_popularity", "scenario_popularity", "global_popularity", "random"),
+    ("ease_blend", "segment_popularity", "scenario_popularity", "global_popularity", "random"),
 )
 
 _MAIN: Final = Table(
@@ -201,6 +204,7 @@ _MAIN: Final = Table(
                 "ican",
                 "adin",
                 "sass_base",
+                "sass",
                 "m5",
                 "perscen",
             ),
@@ -214,8 +218,9 @@ _MAIN: Final = Table(
                 "dssm_m_item_scenario_best",
                 "ican_best",
                 "adin_best",
-                "sass_base_best",
+                "sass_best",
                 "m5_best",
+                "self_attention_best",
                 "best",
             ),
             subject="best",
@@ -250,8 +255,8 @@ _ITEM_TOWER: Final = Table(
                 "dssm_m_item_scenario_spec",
                 "adin",
                 "adin_spec",
-                "sass_base",
-                "sass_base_spec",
+                "sass",
+                "sass_spec",
                 "m5",
                 "m5_spec",
                 "m5_item_scenario",
