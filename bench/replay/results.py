@@ -73,9 +73,19 @@ def _line(
         "train · valid · test": windows,
         "stopped at": ", ".join(failed) or "–",
         "verdict": verdict.decision.value if verdict else "–",
+        "because of": _blocking(verdict) or "–",
         "`publish`": states["publish"].replace("_", " "),
         "release": version,
     }
+
+
+def _blocking(verdict: Verdict | None) -> str:
+    """Return which gates blocked the release, and in which scenarios."""
+    findings = [finding for finding in verdict.findings if finding.blocks] if verdict else []
+    gates: dict[str, list[str]] = {}
+    for finding in findings:
+        gates.setdefault(finding.gate, []).append(finding.scenario or "all")
+    return "; ".join(f"{gate}, scenario {', '.join(where)}" for gate, where in gates.items())
 
 
 def _span(window: Mapping[str, str]) -> str:
