@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -89,6 +90,8 @@ def tune(
     from perscen.experiments.tuning import tune as search
     from perscen.recipes import recipe_named
 
+    # A command for people answers when it is done; half an hour is long to wait without a word.
+    logging.getLogger("perscen.experiments.tuning").setLevel(logging.INFO)
     start = recipe_named(recipe, family=family)
     tried = read_space(start, space or DEFAULT_SPACE)
     manifest: Any = open_artifact(splits, kind="splits").manifest
