@@ -65,12 +65,13 @@ def _make(
     jobs: int,
 ) -> list[Outcome]:
     failures: list[Outcome] = []
+    here: list[Outcome] = []
     left, total = list(waiting), len(waiting) + len(known)
     with runs_bar(total=total, done=len(known)) as bar:
 
         def time_left(underway: Sequence[Underway]) -> float | None:
             spent_s = sum(one.spent_s for one in underway)
-            return seconds_left(left, known, jobs=jobs, spent_s=spent_s)
+            return seconds_left(left, known, jobs=jobs, spent_s=spent_s, pace=_pace(here))
 
         def watch(underway: Sequence[Underway]) -> None:
             doing = ", ".join(f"{one.run} epoch {one.epoch + 1}" for one in underway)
@@ -84,6 +85,7 @@ def _make(
                 failures.append(outcome)
             else:
                 known.append(outcome.facts)
+                here.append(outcome)
                 _log(log, outcome.run, outcome.facts, work)
             place = f"{total - len(left)} of {total}"
             rest = f", about {_duration(time_left([]))} left" if left else ""
@@ -117,6 +119,12 @@ def _told(outcome: Outcome, work: Work) -> str:
     if facts.best_epoch is not None and facts.train_cpu_s is not None:
         told += f", best epoch {facts.best_epoch}, {facts.train_cpu_s:,.0f} CPU seconds"
     return told
+
+
+def _pace(finished: Sequence[Outcome]) -> float:
+    """Return how many seconds pass per second of CPU time, by the trainings that ended here."""
+    pairs = [(o.took_s, o.facts.train_cpu_s) for o in finished if o.facts and o.facts.train_cpu_s]
+    return sum(took for took, _ in pairs) / sum(cpu for _, cpu in pairs) if pairs else 1.0
 
 
 def _duration(seconds: float | None) -> str:

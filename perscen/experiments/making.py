@@ -9,9 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import polars as pl
-
-from perscen.config import EvaluateConfig
 from perscen.data.batches import ItemSource, UserSource
 from perscen.data.splits import Splits
 from perscen.evaluation.baselines import Ranker
@@ -55,7 +52,7 @@ def make_run(
         revision=revision,
     )
     if run.settings.model is None or run.settings.train is None:
-        ranker = RANKERS[run.row.name](splits, run.settings.evaluate, run.seed)
+        ranker: Ranker = RANKERS[run.row.name](splits, run.settings.evaluate, run.seed)
     else:
         seed_torch(run.seed, "init")
         model = make_model(splits.schema, run.settings.model)
@@ -72,13 +69,9 @@ def make_run(
             }
         )
         ranker = exact_ranker(model, splits)
-    work.keep(run, score_run(run.row.name, ranker, splits, config=run.settings.evaluate), facts)
+    scores = score_all({run.row.name: ranker}, splits, config=run.settings.evaluate)
+    work.keep(run, scores, facts)
     return facts
-
-
-def score_run(name: str, ranker: Ranker, splits: Splits, *, config: EvaluateConfig) -> pl.DataFrame:
-    """Return the ranker's score of every test user in every scenario."""
-    return score_all({name: ranker}, splits, config=config)
 
 
 def exact_ranker(model: TwoTower, splits: Splits) -> ModelRanker:
@@ -86,9 +79,7 @@ def exact_ranker(model: TwoTower, splits: Splits) -> ModelRanker:
     vectors_QG = query_vectors(model, UserSource(splits), splits.test, splits.test_slices)
 
     def search_of(scenario: int) -> Search:
-        name = splits.schema.scenarios[scenario]
-        items = catalogue_vectors(model, ItemSource(splits.items), scenarios=[scenario])
-        assert len(items) == 1, name
-        return lambda vectors, k: exact_top_k(vectors, items[0], k)[1].numpy()
+        items_VG = catalogue_vectors(model, ItemSource(splits.items), scenarios=[scenario])[0]
+        return lambda vectors, k: exact_top_k(vectors, items_VG, k)[1].numpy()
 
     return ModelRanker(vectors_QG, splits.test, search_of)

@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Final
 
 import psutil
+import torch
 
 from perscen.errors import PerscenError
+from perscen.experiments.making import make_run
 from perscen.experiments.runs import Run, RunFacts, Work
 from perscen.training.records import EpochRecord
 
 logger = logging.getLogger(__name__)
 
 _MEMORY_PER_RUN: Final = 2 * 2**30
-"""Bytes; a training on KuaiRand-Pure peaks below."""
+"""Bytes; twice what a training of PERSCEN on KuaiRand-Pure takes at its peak."""
 _CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 _CGROUP_USED: Final = Path("/sys/fs/cgroup/memory.current")
 _POLL_S: Final = 1.0
@@ -36,8 +38,8 @@ class Failure:
     """Why a run did not finish.
 
     Attributes:
-        kind: Name of the error, such as ``TrainingDiverged``; empty when the process died.
-        trace: Where it happened, for errors that nobody foresaw.
+        kind: Name of the error, such as ``TrainingDiverged``; empty for what nobody foresaw.
+        trace: Where it happened, when nobody foresaw it and the process could still tell.
     """
 
     reason: str
@@ -48,11 +50,16 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run: facts, or a failure."""
+    """What became of a run: facts, or a failure.
+
+    Attributes:
+        took_s: Seconds from start to end.
+    """
 
     run: Run
     facts: RunFacts | None = None
     failure: Failure | None = None
+    took_s: float = 0.0
 
 
 @dataclass
@@ -142,7 +149,7 @@ def _receive(one: Underway) -> Outcome | None:
     one.process.join()
     one.connection.close()
     if isinstance(told, RunFacts):
-        return Outcome(one.run, facts=told)
+        return Outcome(one.run, facts=told, took_s=one.spent_s)
     if isinstance(told, Failure):
         return Outcome(one.run, failure=told)
     return Outcome(one.run, failure=Failure(_how_it_died(one.process.exitcode)))
@@ -177,40 +184,22 @@ def _child(
     connection: Connection, run: Run, splits_dir: Path, work: Work, revision: str | None
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
-    import torch
-
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     assert parent is not None
+    told: RunFacts | Failure
     try:
-        told: RunFacts | Failure = make_run_here(
+        told = make_run(
             run,
             splits_dir,
             work,
-            revision,
+            revision=revision,
             stop=lambda: not parent.is_alive(),
-            connection=connection,
+            watchers=[_Teller(connection)],
         )
     except PerscenError as exc:
         told = Failure(exc.message, kind=type(exc).__name__, hint=exc.hint)
     except Exception as exc:  # noqa: BLE001 (told by the parent, with its trace)
-        told = Failure(f"{type(exc).__name__}: {exc}", "bug", trace=traceback.format_exc())
+        told = Failure(f"{type(exc).__name__}: {exc}", trace=traceback.format_exc())
     with suppress(BrokenPipeError):  # the parent is gone: nobody asks
         connection.send(told)
-
-
-def make_run_here(
-    run: Run,
-    splits_dir: Path,
-    work: Work,
-    revision: str | None,
-    *,
-    stop: Callable[[], bool],
-    connection: Connection,
-) -> RunFacts:
-    """Make a run in this process, telling of epochs through a pipe."""
-    from perscen.experiments.making import make_run  # torch: in the children alone
-
-    return make_run(
-        run, splits_dir, work, revision=revision, stop=stop, watchers=[_Teller(connection)]
-    )

@@ -137,7 +137,7 @@ def runs_of(rows: Iterable[tuple[Row, Settings]], *, seeds: int) -> list[Run]:
 
 
 def seconds_left(
-    todo: Sequence[Run], known: Sequence[RunFacts], *, jobs: int, spent_s: float
+    todo: Sequence[Run], known: Sequence[RunFacts], *, jobs: int, spent_s: float, pace: float = 1.0
 ) -> float | None:
     """Return about how many seconds the unfinished runs take; None when nothing is known.
 
@@ -148,6 +148,7 @@ def seconds_left(
         known: Facts of finished runs.
         jobs: How many are made at a time.
         spent_s: Seconds those under way have taken already, all together.
+        pace: Seconds that pass per second of CPU time; above 1 where the machine is shared.
     """
     costs: dict[str, list[float]] = {}
     for facts in known:
@@ -159,4 +160,4 @@ def seconds_left(
         return None if trained else 0.0
     usual = sum(means.values()) / len(means)
     total = sum(means.get(run.row.name, usual) for run in trained)
-    return max(total - spent_s, 0.0) / jobs
+    return max(pace * total - spent_s, 0.0) / jobs

@@ -247,6 +247,7 @@ def test_the_time_left_follows_from_what_a_rows_runs_have_cost():
     todo = [run for run in runs if (run.row.name, run.seed) != ("dssm_m", 0)]
     # One dssm_m for 100 s, and two of a row that nothing is known of, for the mean of the others.
     assert seconds_left(todo, known, jobs=2, spent_s=60) == (100 + 2 * 300 - 60) / 2
+    assert seconds_left(todo, known, jobs=2, spent_s=60, pace=3) == (3 * 700 - 60) / 2
     assert seconds_left(todo, [], jobs=2, spent_s=60) is None
 
 
