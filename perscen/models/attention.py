@@ -9,6 +9,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from perscen.data.batches import Packed
 from perscen.models.layers import mlp
@@ -30,22 +31,42 @@ class SelfAttention(nn.Module):
         self.read = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x_BTD: Tensor, real_BT: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, real_BT: Tensor | None = None, *, num_last: int | None = None
+    ) -> Tensor:
         """Return ``[B, T, D]``; places that are not real are not attended to.
 
         A row without any real place is finite, and means nothing.
+
+        Args:
+            x_BTD: What stands at each place.
+            real_BT: Which places hold something; None: all.
+            num_last: How many of the last places are asked for; None: all.
         """
-        num_rows, num_places, dim = x_BTD.shape
-        split = (num_rows, num_places, self._heads, dim // self._heads)
         query_BHTK, key_BHTK, value_BHTK = (
-            part.reshape(split).transpose(1, 2) for part in self.read(x_BTD).chunk(3, dim=2)
+            part.view(*part.shape[:2], self._heads, part.shape[2] // self._heads).transpose(1, 2)
+            for part in self._read(x_BTD, num_last)
         )
-        weight_BHTT = query_BHTK @ key_BHTK.transpose(2, 3) * self._scale
+        mask_B11T = None
         if real_BT is not None:
-            weight_BHTT = hide(weight_BHTT, real_BT[:, None, None])
-        mixed_BHTK = weight_BHTT.softmax(dim=3) @ value_BHTK
+            # As numbers and not as truths: of those a row of nothing but False would be NaN.
+            nothing_BT = hide(torch.zeros_like(real_BT, dtype=query_BHTK.dtype), real_BT)
+            mask_B11T = nothing_BT[:, None, None]
+        mixed_BHTK = F.scaled_dot_product_attention(
+            query_BHTK, key_BHTK, value_BHTK, attn_mask=mask_B11T, scale=self._scale
+        )
         mixed_BTD: Tensor = self.out(mixed_BHTK.transpose(1, 2).flatten(2))
         return mixed_BTD
+
+    def _read(self, x_BTD: Tensor, num_last: int | None) -> tuple[Tensor, ...]:
+        """Return queries, keys and values; the queries of the last places alone if so asked."""
+        if num_last is None:
+            parts: tuple[Tensor, ...] = self.read(x_BTD).chunk(3, dim=2)
+            return parts
+        dim = x_BTD.shape[2]
+        weight, bias = self.read.weight, self.read.bias
+        query_BTD = F.linear(x_BTD[:, -num_last:], weight[:dim], bias[:dim])
+        return query_BTD, *F.linear(x_BTD, weight[dim:], bias[dim:]).chunk(2, dim=2)
 
 
 class AttentionBlock(nn.Module):
@@ -57,9 +78,13 @@ class AttentionBlock(nn.Module):
         self.wide = nn.Sequential(nn.LayerNorm(dim), mlp(dim, 4 * dim, dim, dropout=dropout))
         self.drop: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, real_BT: Tensor) -> Tensor:
-        """Return ``[B, T, D]``; what stands at places that are not real means nothing."""
-        x_BTD = x_BTD + self.drop(self.attend(self.norm(x_BTD), real_BT))
+    def forward(self, x_BTD: Tensor, real_BT: Tensor, *, num_last: int | None = None) -> Tensor:
+        """Return ``[B, T, D]``; what stands at places that are not real means nothing.
+
+        With ``num_last`` only so many of the last places are computed.
+        """
+        attended_BTD = self.attend(self.norm(x_BTD), real_BT, num_last=num_last)
+        x_BTD = x_BTD[:, -(num_last or x_BTD.shape[1]) :] + self.drop(attended_BTD)
         out_BTD: Tensor = x_BTD + self.drop(self.wide(x_BTD))
         return out_BTD
 

@@ -108,9 +108,11 @@ class SelfAttentive(FieldTowers):
         token_BTW = torch.cat([*(tokens for tokens, _ in parts), asked_B1W], dim=1)
         real_BT = torch.cat([*(real for _, real in parts), is_asked_B1], dim=1)
         token_BTW = self.drop(token_BTW)
-        for block in self.blocks:
+        *inner, last = self.blocks
+        for block in inner:
             token_BTW = block(token_BTW, real_BT)
-        gathered_BW: Tensor = self.norm(token_BTW[:, -1])
+        # Nobody reads what the last block makes of any other place than the scenario's.
+        gathered_BW: Tensor = self.norm(last(token_BTW, real_BT, num_last=1).squeeze(1))
         return gathered_BW
 
     def _tokens(self, items: Packed, tokens: ItemTokens) -> tuple[Tensor, Tensor]:

@@ -74,7 +74,7 @@ class Steps:
             self.done += 1
             for watcher in self.watchers:
                 watcher.step_done(epoch=self.epoch, step=self.done, num_steps=num_steps)
-            if self._told if num_ranks() > 1 else self.stop():
+            if self._told_to_stop():
                 self._save()
                 wait_for_rank_0()
                 stage = f"epoch {self.epoch}" if self.epoch else "the pre-training"
@@ -100,3 +100,6 @@ class Steps:
         """Go from the pre-training to the first epoch, with an optimiser that starts anew."""
         self.epoch, self.done = 1, 0
         self.optimiser = Optimiser(self._model, self._config)
+
+    def _told_to_stop(self) -> bool:
+        return self._told if num_ranks() > 1 else self.stop()

@@ -63,6 +63,8 @@ def test_attention_is_the_plain_formula_over_the_real_places(scaled: bool) -> No
         heads.append(torch.softmax(logits, dim=2) @ value)
     expected = attention.out(torch.cat(heads, dim=2))
     torch.testing.assert_close(attention(x, real)[:, real[0]], expected)
+    torch.testing.assert_close(attention(x, real, num_last=1), expected[:, -1:])
+    assert torch.isfinite(attention(x, torch.zeros_like(real))).all()
 
 
 def test_more_padding_changes_nothing_and_the_order_of_clicks_does() -> None:

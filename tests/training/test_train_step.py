@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from components.runner import run_step
+from components.steps import train as steps_train
 from components.store import open_artifact, write_manifest
 from perscen.data.splits import Splits
 from perscen.errors import Preempted
@@ -216,8 +217,17 @@ def test_a_tracking_server_that_is_gone_costs_one_warning_and_no_training(
 
 
 @pytest.mark.medium
-def test_a_warm_start_goes_on_from_the_champions_weights(trained, workplace, tmp_path, caplog):
+def test_a_warm_start_goes_on_from_the_champions_weights_without_pretraining_them_again(
+    trained, workplace, tmp_path, caplog, monkeypatch
+):
     path, manifest = trained
+    asked, fit = [], steps_train.fit
+
+    def spied(*args, pretrain, **options):
+        asked.append(pretrain)
+        return fit(*args, pretrain=pretrain, **options)
+
+    monkeypatch.setattr(steps_train, "fit", spied)
     run_step(
         "index",
         config=path.with_suffix(".yaml"),
@@ -260,3 +270,4 @@ def test_a_warm_start_goes_on_from_the_champions_weights(trained, workplace, tmp
         fresh = train(workplace, tmp_path / "fresh", **still)
     assert fresh.fingerprint != warm.fingerprint
     assert "no champion to start from, starting fresh" in caplog.messages
+    assert asked == [False, True]
