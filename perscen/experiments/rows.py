@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Final
 
 Changes = Mapping[str, Any]
-_NONE: Final[Changes] = MappingProxyType({})
+_NONE: Final[Changes] = {}
 
 
 @dataclass(frozen=True)

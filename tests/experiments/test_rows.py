@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import reduce
 
 import pytest
@@ -27,6 +28,11 @@ def test_every_row_can_be_made_into_a_model():
     schema = random_splits().schema
     for row in TRAINED:
         make_model(schema, settings_of(row, evaluate=EVALUATE).model)
+
+
+def test_every_row_can_be_sent_to_the_process_that_trains_it():
+    for row in ROWS.values():
+        assert pickle.loads(pickle.dumps(row)) == row
 
 
 def test_no_row_is_trained_twice_under_two_names():
