@@ -10,6 +10,8 @@ towers' vectors.
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,9 @@ from perscen.models.layers import ScenarioMlp
 from perscen.models.requirements import needs_clicks
 from perscen.models.two_tower import EncodedUsers
 from perscen.schema import Schema
+
+ROWS_AT_ONCE: Final = 128
+"""Queries whose tokens are padded to the same number."""
 
 
 class ItemTokens(nn.Module):
@@ -100,10 +105,20 @@ class SelfAttentive(FieldTowers):
 
     def read(self, users: UserBatch) -> Tensor:
         """Return ``[B, W]``, what the scenario's token has gathered from a user's items."""
-        parts = [self._tokens(users.history, self.clicks)]
+        num_B = users.history.offsets_B1.diff()
         if self.shown is not None:
-            parts.insert(0, self._tokens(users.shown, self.shown))
-        asked_B1W = spread(self.asked(self.scenario_SD), users.scenario_B)[:, None]
+            num_B = num_B + users.shown.offsets_B1.diff()
+        # Rows of about the same number of items together: most are short, and padding costs as
+        # much as tokens do.
+        order_B = torch.argsort(num_B, stable=True)
+        parts = [self._read(users, rows) for rows in torch.split(order_B, ROWS_AT_ONCE)]
+        return torch.cat(parts)[torch.argsort(order_B)]
+
+    def _read(self, users: UserBatch, rows_B: Tensor) -> Tensor:
+        parts = [self._tokens(users.history.take(rows_B), self.clicks)]
+        if self.shown is not None:
+            parts.insert(0, self._tokens(users.shown.take(rows_B), self.shown))
+        asked_B1W = spread(self.asked(self.scenario_SD), users.scenario_B[rows_B])[:, None]
         is_asked_B1 = torch.ones_like(asked_B1W[:, :, 0], dtype=torch.bool)
         token_BTW = torch.cat([*(tokens for tokens, _ in parts), asked_B1W], dim=1)
         real_BT = torch.cat([*(real for _, real in parts), is_asked_B1], dim=1)
