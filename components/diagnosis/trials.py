@@ -82,7 +82,8 @@ def compare_refinements(splits: Splits, settings: Config, *, epochs: int, keep: 
     variants = refinements(settings.model)
     trials = _run_all(splits, variants, settings.train, epochs=epochs, keep=keep)
     costs = {name: _cost(splits, model) for name, model in variants.items()}
-    table = trial_table(trials, what="refinement").with_columns(
+    recalls = trial_table(trials, what="refinement")
+    table = recalls.drop("used", "dead", "perplexity", "distortion", "spread").with_columns(
         pl.Series(column, [getattr(cost, column) for cost in costs.values()])
         for column in KernelCost._fields
     )

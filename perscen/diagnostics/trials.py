@@ -79,7 +79,7 @@ def trial_table(trials: Mapping[str, Trial], *, what: str) -> pl.DataFrame:
                 what: name,
                 "macro_recall": trial.macro_recall,
                 **{f"recall/{s}": recall for s, recall in trial.recall.items()},
-                **trial.model_dump(exclude={"macro_recall", "recall"}),
+                **trial.model_dump(exclude={"epochs", "macro_recall", "recall"}),
             }
             for name, trial in trials.items()
         ]
