@@ -205,8 +205,7 @@ def _separation(preference_QG: Floats, position_Q: NDArray[np.int64]) -> str:
         mine = preference_QG[position_Q == n]
         within += float(((mine - mine.mean(axis=0)) ** 2).sum())
     return (
-        f"The scenario explains {percent(1 - within / total)} of their variance, "
-        "the user the rest."
+        f"The scenario explains {percent(1 - within / total)} of their variance, the user the rest."
     )
 
 

@@ -42,6 +42,15 @@ def test_recall_is_set_against_the_best_possible_where_that_is_known(page: Path)
     assert "The candidate reaches 71\u202f% of it in scenario 1," in words_of(page)
 
 
+def test_codes_that_scenarios_share_and_gates_that_are_shut_are_told(page: Path):
+    words = words_of(page)
+    shared = words.split("Codes that scenarios share")[1].split("Feature graphs")[0]
+    assert "On its codes Divergence By chance" in shared
+    assert "spreads around its mean by" in words
+    gates = words.split("Share of gates within 0.1 of shut and of open")[1]
+    assert re.match(r" Scenario Layer 1 Layer 2 Layer 3 Final 1 [\d.]+\u202f% shut", gates)
+
+
 def test_the_same_run_gives_the_same_bytes(page: Path, make_page: MakePage):
     assert make_page(Run()).read_bytes() == page.read_bytes()
 
