@@ -190,9 +190,9 @@ def _history_csv(history: History) -> str:
 def _config(space: Space, settings: dict[str, Any], manifest: SplitsManifest) -> Config:
     """Return a run's settings: the winner's, on splits made as these were."""
     from perscen.config import Config, DataConfig, RunConfig, SplitConfig
-    from perscen.experiments.search_space import with_settings
+    from perscen.recipes import with_settings
 
-    model, train = with_settings(space.recipe, settings)
+    model, train = with_settings(space.recipe, settings, origin="the search")
     made_with = manifest.settings
     windows = {n: (w.first, w.last) for n in _WINDOWS for w in [getattr(manifest, n)]}
     return Config(

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
-from perscen.config import BatchConfig, OptimConfig, TrainConfig
+from perscen.config import BatchConfig, OptimConfig, TrainConfig, parse_config
 from perscen.errors import ConfigError
 from perscen.models.config import (
     FAMILY_CONFIGS,
@@ -65,6 +65,12 @@ BEST: Final = Recipe(
     ),
 )
 
+_ANY_DAY: Final = {
+    "run": {"logical_date": "2000-01-01"},
+    "split": {"train_days": 1, "valid_days": 1, "test_days": 1},
+}
+"""Sections that a recipe says nothing of."""
+
 RECIPES: Final[dict[str, Recipe]] = {"paper": PAPER, "best": BEST}
 
 
@@ -97,6 +103,40 @@ def recipe_named(name: str, *, family: str = "perscen") -> Recipe:
     model: Any = config(family=family, **{field: getattr(recipe.model, field) for field in common})
     loss = LOSSES[family] if name == "paper" else recipe.train.loss
     return Recipe(model, recipe.train.model_copy(update={"loss": loss}))
+
+
+def with_settings(recipe: Recipe, changes: Mapping[str, Any], *, origin: str) -> Recipe:
+    """Return a recipe with some of its settings changed.
+
+    Args:
+        recipe: Where all other settings come from.
+        changes: Values by dotted name, as in ``params.yaml``: ``train.optim.lr``.
+        origin: Whose changes these are, for messages.
+
+    Raises:
+        ConfigError: There is no such setting, its value is not allowed, or settings do not go
+            together.
+    """
+    tree: dict[str, Any] = {
+        name: part.model_dump(mode="json") for name, part in recipe._asdict().items()
+    }
+    for name, value in changes.items():
+        _put(tree, name, value, origin=origin)
+    config = parse_config({**_ANY_DAY, **tree}, origin=origin)
+    return Recipe(config.model, config.train)
+
+
+def _put(tree: dict[str, Any], name: str, value: Any, *, origin: str) -> None:
+    *path, last = name.split(".")
+    for depth, part in enumerate(path, start=1):
+        below = tree.get(part)
+        if not isinstance(below, dict):
+            raise ConfigError(
+                f"{origin}: {'.'.join(path[:depth])} is not a group of settings",
+                hint="`perscen params` prints every setting with its meaning",
+            )
+        tree = below
+    tree[last] = value
 
 
 def _named(name: str, known: Mapping[str, T], *, what: str) -> T:

@@ -19,7 +19,6 @@ from optuna.distributions import (
 )
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
-from perscen.config import TrainConfig
 from perscen.errors import ConfigError
 from perscen.models.config import FAMILY_CONFIGS
 from perscen.recipes import Recipe
@@ -149,29 +148,6 @@ def read_space(recipe: Recipe, path: Path = DEFAULT_SPACE) -> Space:
     return Space(recipe, varied)
 
 
-def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    """Return a recipe with some of its settings replaced, by path: ``train.optim.lr``.
-
-    Raises:
-        ConfigError: There is no such setting, or the values do not go together.
-    """
-    _check_known(settings, list(_leaves(recipe)), what=f"setting of {recipe.model.family}")
-    tree = _tree(recipe)
-    for path, value in settings.items():
-        *sections, name = path.split(".")
-        place = tree
-        for section in sections:
-            place = place[section]
-        place[name] = value
-    try:
-        model = type(recipe.model).model_validate(tree["model"])
-        return Recipe(model, TrainConfig.model_validate(tree["train"]))
-    except ValidationError as exc:
-        raise ConfigError(
-            "; ".join(_faults(exc)), hint="these settings do not go together: change one"
-        ) from exc
-
-
 def _check_start(name: str, value: Any, one: Choice | Range, *, where: Path) -> None:
     if name in _YARDSTICK:
         raise ConfigError(
@@ -198,10 +174,6 @@ def _check_known(
 def _faults(error: ValidationError) -> Iterator[str]:
     for fault in error.errors():
         yield f"{'.'.join(map(str, fault['loc']))}: {fault['msg']} (got {fault['input']!r})"
-
-
-def _tree(recipe: Recipe) -> dict[str, Any]:
-    return {name: part.model_dump(mode="json") for name, part in recipe._asdict().items()}
 
 
 def _leaves(recipe: Recipe) -> dict[str, Any]:

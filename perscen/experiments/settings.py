@@ -11,19 +11,16 @@ from typing import Any, Final
 
 import yaml
 
-from perscen.config import EvaluateConfig, TrainConfig, parse_config
+from perscen.config import EvaluateConfig, TrainConfig
 from perscen.errors import ConfigError
 from perscen.experiments.rows import ROWS, Row
 from perscen.models.config import FAMILY_CONFIGS, ModelConfig
-from perscen.recipes import recipe_named
+from perscen.recipes import recipe_named, with_settings
 
 _NOT_THE_ROWS: Final = frozenset({"seed", "num_threads", "checkpoint_every_s"})
 """Settings of ``train`` that make a row's runs, and not the row."""
-_ANY_DAY: Final = {
-    "run": {"logical_date": "2000-01-01"},
-    "split": {"train_days": 1, "valid_days": 1, "test_days": 1},
-}
-"""Sections that a row says nothing of; the splits are given."""
+_NO_CHANGE: Final = ("model.family", "train.seed")
+"""What makes another row, or another run of the same."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +72,14 @@ def settings_of(row: Row, *, evaluate: EvaluateConfig) -> Settings:
     """
     if row.family is None:
         return Settings(None, None, evaluate)
+    if name := next((name for name in _NO_CHANGE if name in row.changes), None):
+        raise ConfigError(
+            f"row {row.name}: {name} cannot be changed by a row",
+            hint="name another family, or say --seeds",
+        )
     recipe = recipe_named(row.recipe, family=row.family)
-    tree: dict[str, Any] = {
-        "model": recipe.model.model_dump(mode="json"),
-        "train": recipe.train.model_dump(mode="json"),
-    }
-    for name, value in row.changes.items():
-        _put(tree, name, value, row=row)
-    config = parse_config({**_ANY_DAY, **tree}, origin=f"row {row.name}")
-    return Settings(config.model, config.train, evaluate)
+    recipe = with_settings(recipe, row.changes, origin=f"row {row.name}")
+    return Settings(recipe.model, recipe.train, evaluate)
 
 
 def changed(row: Row, *, recipe: str | None, changes: Mapping[str, Any]) -> Row:
@@ -147,24 +143,6 @@ def read_changes(given: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError as exc:
             raise ConfigError(f"--set {text}: the value is no YAML: {exc}") from exc
     return changes
-
-
-def _put(tree: dict[str, Any], name: str, value: Any, *, row: Row) -> None:
-    *path, last = name.split(".")
-    if name in ("model.family", "train.seed"):
-        raise ConfigError(
-            f"row {row.name}: {name} cannot be changed by a row",
-            hint="name another family, or say --seeds",
-        )
-    for place, part in enumerate(path):
-        below = tree.get(part)
-        if not isinstance(below, dict):
-            raise ConfigError(
-                f"row {row.name}: {'.'.join(path[: place + 1])} is not a group of settings",
-                hint=f"`perscen params --family {row.family}` prints every setting",
-            )
-        tree = below
-    tree[last] = value
 
 
 def _within(recorded: Any, today: Any) -> bool:

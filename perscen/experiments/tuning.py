@@ -23,8 +23,9 @@ import optuna
 from perscen.data.splits import Splits
 from perscen.errors import ConfigError, Preempted, TrainingDiverged
 from perscen.experiments.search_history import History, Training
-from perscen.experiments.search_space import Space, with_settings
+from perscen.experiments.search_space import Space
 from perscen.models.families import make_model
+from perscen.recipes import with_settings
 from perscen.seeding import seed_torch
 from perscen.training.checkpoint import Checkpoint
 from perscen.training.loop import Trained
@@ -240,7 +241,7 @@ class _Search:
 
     def _fit(self, settings: Mapping[str, Any], seed: int, watchers: Sequence[Watcher]) -> Trained:
         model_config, train_config = with_settings(
-            self._space.recipe, {**settings, "train.seed": seed}
+            self._space.recipe, {**settings, "train.seed": seed}, origin="the search"
         )
         seed_torch(seed, "init")
         model = make_model(self._splits.schema, model_config)

@@ -8,9 +8,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from perscen.errors import ConfigError
-from perscen.experiments.search_space import Space, read_space, with_settings
+from perscen.experiments.search_space import Space, read_space
 from perscen.models.config import FAMILY_CONFIGS
-from perscen.recipes import RECIPES, recipe_named
+from perscen.recipes import RECIPES, recipe_named, with_settings
 
 
 def space_of(tmp_path: Path, text: str, *, recipe: str = "best", family: str = "perscen") -> Space:
@@ -26,7 +26,7 @@ def test_every_recipe_of_every_family_lies_within_what_is_tried_by_default(
 ):
     start = recipe_named(recipe, family=family)
     space = read_space(start)
-    assert with_settings(start, space.settings(space.start())) == start
+    assert with_settings(start, space.settings(space.start()), origin="the search") == start
 
 
 @pytest.mark.parametrize("family", sorted(FAMILY_CONFIGS))
@@ -36,7 +36,7 @@ def test_every_value_that_is_tried_by_default_is_allowed(family: str):
         drawn = one.distribution()
         ends = drawn.choices if isinstance(drawn, CategoricalDistribution) else None
         for value in ends or (drawn.low, drawn.high):  # type: ignore[attr-defined]
-            with_settings(space.recipe, space.settings({path: value}))
+            with_settings(space.recipe, space.settings({path: value}), origin="the search")
 
 
 def test_a_file_says_choices_whole_numbers_grids_and_orders_of_magnitude(tmp_path: Path):
@@ -58,7 +58,7 @@ def test_a_file_says_choices_whole_numbers_grids_and_orders_of_magnitude(tmp_pat
         "model.exclude_fields": CategoricalDistribution(["[]", '["user_id"]']),
     }
     drawn = {"model.exclude_fields": "[]", "model.gnn.layers": 1}
-    recipe = with_settings(space.recipe, space.settings(drawn))
+    recipe = with_settings(space.recipe, space.settings(drawn), origin="the search")
     assert recipe.model.exclude_fields == ()
     assert recipe.model.gnn.layers == 1
     assert recipe.train == space.recipe.train
@@ -111,4 +111,6 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path):
 
 def test_settings_that_do_not_go_together_are_named():
     with pytest.raises(ConfigError, match=r"emb\.dim: 6 cannot be shared by heads: 4"):
-        with_settings(recipe_named("best", family="ican"), {"model.emb.dim": 6})
+        with_settings(
+            recipe_named("best", family="ican"), {"model.emb.dim": 6}, origin="the search"
+        )
