@@ -92,14 +92,15 @@ class LandedSensor(BaseSensorOperator):
         raw_log: A directory or an address that fsspec knows.
         deferrable: Wait in the triggerer; without one, the scheduler starts a look each
             ``poke_interval``.
-        operator_arguments: As for any sensor; ``timeout`` is how long a day's logs may take.
+        operator_arguments: As for any sensor; ``timeout`` is how long a day's logs may take. A wait
+            that was too long is not tried again, whatever ``retries`` says. One that Airflow lost
+            is: its scheduler fails a task that it starts again before it has heard of its last end.
     """
 
     ui_color = "#f4f0e3"
 
     def __init__(self, *, raw_log: str, deferrable: bool = True, **operator_arguments: Any) -> None:
-        # A sensor that gave up after hours is not to start over: a retry would double the wait.
-        super().__init__(mode="reschedule", retries=0, **operator_arguments)
+        super().__init__(mode="reschedule", **operator_arguments)
         self.raw_log = raw_log
         self.deferrable = deferrable
 

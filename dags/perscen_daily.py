@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from typing import Final
 
 from airflow.sdk import DAG, CronDataIntervalTimetable
@@ -44,6 +44,8 @@ def build(deployment: Deployment) -> DAG:
             raw_log=deployment.absolute(deployment.raw_log),
             timeout=deployment.wait_timeout_s,
             poke_interval=deployment.wait_interval_s,
+            retries=deployment.retries,
+            retry_delay=timedelta(seconds=deployment.retry_delay_s),
         )
         where = places(root=f"{deployment.run_root}/{_DAY}", raw_log=deployment.raw_log)
         tasks = {

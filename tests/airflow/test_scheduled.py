@@ -67,6 +67,7 @@ def backfilled(tmp_path_factory) -> Iterator[Backfilled]:
         "mlflow_url": "http://127.0.0.1:1/mlflow",
         "wait_timeout_s": 60,
         "wait_interval_s": 2,
+        "retry_delay_s": 2,
         "environment": {"PATH": f"{python_for(home)}{os.pathsep}{os.environ['PATH']}"},
     }
     deployment.write_text(yaml.safe_dump(settings))
@@ -124,6 +125,8 @@ def test_a_day_whose_logs_never_land_fails_with_the_partition_in_its_log(backfil
     states = backfilled.airflow.states(DAILY, run_id)
     assert states.pop("landed") == "failed"
     assert set(states.values()) == {"upstream_failed"}
+    landed = backfilled.airflow.get(f"dags/{DAILY}/dagRuns/{run_id}/taskInstances/landed")
+    assert landed["try_number"] == 1, "a wait that was too long is not begun anew"
     log = backfilled.airflow.get(f"dags/{DAILY}/dagRuns/{run_id}/taskInstances/landed/logs/1")
     assert f"is not in {backfilled.home / 'raw' / 'source.json'}" in json.dumps(log)
 
