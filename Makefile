@@ -25,7 +25,7 @@ test-fast: setup  ## under a minute
 	$(PYTEST) -m "not slow and not medium"
 
 test-slow: setup  ## real slice, replays, faults
-	$(PYTEST) -m slow
+	$(PYTEST) --no-loadscope-reorder -m slow  # in the order of folders, which begins with the longest
 
 check: setup  ## lint, format, types, layers
 	ruff check .

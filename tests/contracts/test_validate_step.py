@@ -30,6 +30,8 @@ from tests.contracts.logs import (
     write_raw,
 )
 
+pytestmark = pytest.mark.medium  # each is quick, all together are not
+
 NEWEST = day(3)
 GOOD_DAYS = {day(number): impressions(day(number), 60) for number in range(4)}
 

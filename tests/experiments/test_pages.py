@@ -21,6 +21,8 @@ from perscen.experiments.runs import RunFacts, Work, runs_of, seconds_left
 from perscen.experiments.settings import settings_of
 from tests.experiments.small import write_splits
 
+pytestmark = pytest.mark.medium  # each is quick, all together are not
+
 EVALUATE = EvaluateConfig(ks=(5, 10))
 USERS = {"1": 200, "<b>": 60}
 LEVELS = {"dssm_m": 0.30, "m5": 0.20, "perscen": 0.35, "random": 0.05}
@@ -115,7 +117,6 @@ def test_the_page_has_the_layout_of_the_paper_with_best_second_best_and_what_is_
     assert "| perscen | 3 | 3, 3, 3 | 1,234 | 60 |" in page
 
 
-@pytest.mark.medium
 def test_a_table_that_is_not_whole_says_how_many_runs_each_row_has(work, tmp_path):
     runs = fill(work, seeds=2, leave_out=("m5", 1))
     write_files(results_of(work, runs), tmp_path, name="main")
@@ -171,7 +172,6 @@ def test_words_around_the_marks_stay_and_a_page_without_marks_is_refused(tmp_pat
     assert page.read_text() == "no marks\n"
 
 
-@pytest.mark.medium
 def test_ablations_are_told_as_changes_against_the_whole_model(tmp_path):
     work = Work(tmp_path, splits_digest="d" * 64)
     names = {"no_vq": 0.25, "perscen": 0.30}
@@ -190,7 +190,6 @@ def test_ablations_are_told_as_changes_against_the_whole_model(tmp_path):
     assert told[-1] == "0.83"
 
 
-@pytest.mark.medium
 def test_a_sweep_is_drawn_over_its_values(tmp_path):
     work = Work(tmp_path, splits_digest="d" * 64)
     names = ["layers_1", "perscen", "layers_4"]
@@ -289,7 +288,6 @@ def test_the_command_says_what_does_not_exist_before_anything_is_trained(
     assert not list(Path(tmp_path).glob("work/*/*"))
 
 
-@pytest.mark.medium
 def test_the_command_writes_what_is_there_without_training(quiet, tmp_path, capsys):
     splits = write_splits(tmp_path / "splits", num_users=20)
     fill(Work(tmp_path / "work", splits_digest=payload_digest(splits)), seeds=2)

@@ -14,6 +14,8 @@ from components.render import places
 from dags._deployment import Deployment, read_deployment
 from tests.infra.files import INFRA, OVERLAYS, named, read_yaml, rendered
 
+pytestmark = pytest.mark.medium  # each is quick, all together are not
+
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 TRAINJOB = read_yaml("kubernetes/trainjob.yaml")
 
@@ -119,7 +121,6 @@ def public_ports(overlay: str) -> set[int]:
     return {port["port"] for rule in rules for port in rule["ports"]}
 
 
-@pytest.mark.medium
 def test_the_trainjob_is_what_its_definition_takes():
     """The models are made from the CRD; they drop a field that it does not have."""
     from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob

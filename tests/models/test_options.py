@@ -19,6 +19,8 @@ from tests.factories import random_splits
 from tests.models import reference
 from tests.models.contract import catalogue_loss, item_vectors, train, train_users
 
+pytestmark = pytest.mark.medium  # each is quick, all together are not
+
 SPLITS = random_splits(num_users=6, num_items=8, per_user=12)
 
 OPTIONS: dict[str, list[Any]] = {
