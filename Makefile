@@ -22,7 +22,7 @@ test: setup check  ## lint, types, and every test but the slow ones
 	$(PYTEST) -m "not slow"
 
 test-fast: setup  ## under a minute
-	$(PYTEST) -m "not slow and not medium"
+	$(PYTEST) -m "not slow and not medium" $(addprefix --ignore=tests/,airflow e2e versioning)  # none there is fast
 
 test-slow: setup  ## real slice, replays, faults
 	$(PYTEST) --no-loadscope-reorder -m slow  # in the order of folders, which begins with the longest

@@ -22,6 +22,8 @@ from perscen.schema import Schema
 from tests.factories import make_splits, random_events, random_splits
 from tests.models.contract import RetrieverContract, item_vectors, train, train_users
 
+pytestmark = pytest.mark.medium  # each is quick, all together are not
+
 EMB = {"dim": 8, "init_std": 0.3}
 SHIPPED = {
     "score": "cosine",

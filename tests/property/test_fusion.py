@@ -28,6 +28,8 @@ from perscen.schema import FIRST_ROW, Field
 from tests.factories import random_splits
 from tests.models.contract import item_vectors, train_users
 
+pytestmark = pytest.mark.medium  # each is quick, all together are not
+
 few = settings(max_examples=20, deadline=None)
 bags = st.lists(st.lists(st.integers(1, 9), max_size=6), min_size=1, max_size=5)
 poolings = st.sampled_from(["mean", "sum", "max"])

@@ -16,6 +16,8 @@ from perscen.models.feature_graph import GraphInteraction, PersonalGraph
 from perscen.models.graph_kernel import pass_messages, propagate
 from perscen.models.refinement import largest, refine, refined_orders
 
+pytestmark = pytest.mark.medium  # each is quick, all together are not
+
 POWERS, LOOPS = ("raw", "refined", "same"), ("one", "keep", "zero")
 SPARSE = ("global_topk", "row_topk", "threshold", "none")
 
