@@ -148,9 +148,9 @@ def _asked(
     Raises:
         ConfigError: There is no such table or row, or the table has no such row.
     """
-    from perscen.errors import ConfigError
+    from perscen.errors import ConfigError, unknown_name
     from perscen.experiments.rows import ROWS, TABLES, Block, Table
-    from perscen.experiments.settings import changed, row_named, unknown
+    from perscen.experiments.settings import changed, row_named
 
     if (recipe or changes) and not names:
         raise ConfigError(
@@ -158,7 +158,7 @@ def _asked(
             hint="name them: --families perscen dssm_m",
         )
     if table_name is not None and table_name not in TABLES:
-        raise unknown("table", table_name, TABLES)
+        raise unknown_name("table", table_name, TABLES)
     if names and table_name is None:
         rows = [changed(row_named(n), recipe=recipe, changes=changes) for n in dict.fromkeys(names)]
         subject = next((row.name for row in rows if row.family == "perscen"), "")
@@ -172,7 +172,7 @@ def _asked(
         )
     for name in names:
         if name not in table.rows:
-            raise unknown(f"row of table {table.name}", name, table.rows)
+            raise unknown_name(f"row of table {table.name}", name, table.rows)
     wanted = names or table.rows
     return table.only(wanted), [ROWS[name] for name in table.rows if name in wanted]
 

@@ -13,7 +13,8 @@ PerscenError
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -94,3 +95,13 @@ class ServiceUnavailable(PerscenError):
     """A registry or an object store did not answer; trying again later can help."""
 
     headline = "a service did not answer"
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> ConfigError:
+    """Return the error for a name that there is not, with those that there are, in their order."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return ConfigError(
+        f"there is no {what} {name!r}; there are {', '.join(known)}",
+        hint=f"did you mean {near[0]!r}?" if near else "",
+    )

@@ -6,7 +6,6 @@ of Du et al. 2025 (arXiv:2506.18382), for the whole archives; what they must com
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final, NamedTuple
@@ -23,7 +22,7 @@ from perscen.config import (
     SplitConfig,
 )
 from perscen.data.splits import Splits
-from perscen.errors import ConfigError
+from perscen.errors import ConfigError, unknown_name
 from perscen.models.config import GnnConfig, VqConfig
 from perscen.recipes import recipe_named
 
@@ -110,11 +109,7 @@ def protocol_named(name: str) -> Protocol:
         ConfigError: There is none of that name.
     """
     if name not in PROTOCOLS:
-        near = difflib.get_close_matches(name, PROTOCOLS, n=1)
-        raise ConfigError(
-            f"there is no protocol {name!r}; there are {', '.join(sorted(PROTOCOLS))}",
-            hint=f"did you mean {near[0]!r}?" if near else "",
-        )
+        raise unknown_name("protocol", name, sorted(PROTOCOLS))
     return PROTOCOLS[name]
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from perscen.config import BatchConfig, OptimConfig, TrainConfig, parse_config
-from perscen.errors import ConfigError
+from perscen.errors import ConfigError, unknown_name
 from perscen.models.config import (
     FAMILY_CONFIGS,
     EmbeddingConfig,
@@ -140,11 +139,6 @@ def _put(tree: dict[str, Any], name: str, value: Any, *, origin: str) -> None:
 
 
 def _named(name: str, known: Mapping[str, T], *, what: str) -> T:
-    try:
-        return known[name]
-    except KeyError:
-        near = difflib.get_close_matches(name, known, n=1)
-        raise ConfigError(
-            f"there is no {what} {name!r}; there are {', '.join(sorted(known))}",
-            hint=f"did you mean {near[0]!r}?" if near else "",
-        ) from None
+    if name not in known:
+        raise unknown_name(what, name, sorted(known))
+    return known[name]

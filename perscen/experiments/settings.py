@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import yaml
 
 from perscen.config import EvaluateConfig, TrainConfig
-from perscen.errors import ConfigError
+from perscen.errors import ConfigError, unknown_name
 from perscen.experiments.rows import ROWS, Row
 from perscen.models.config import FAMILY_CONFIGS, ModelConfig
 from perscen.recipes import recipe_named, with_settings
@@ -110,17 +109,7 @@ def row_named(name: str) -> Row:
     if name in FAMILY_CONFIGS:
         return Row(name, name, family=name)
     known = [*ROWS, *(family for family in FAMILY_CONFIGS if family not in ROWS)]
-    raise unknown("row or family", name, known)
-
-
-def unknown(what: str, name: str, known: Iterable[str]) -> ConfigError:
-    """Return the error for a name that there is not, with those that there are."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return ConfigError(
-        f"there is no {what} {name!r}; there are {', '.join(known)}",
-        hint=f"did you mean {near[0]!r}?" if near else "",
-    )
+    raise unknown_name("row or family", name, known)
 
 
 def read_changes(given: Sequence[str]) -> dict[str, Any]:
