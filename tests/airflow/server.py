@@ -86,8 +86,17 @@ class Airflow:
         self.patch(f"dags/{dag_id}", is_paused=False)
 
     def backfill(self, dag_id: str, first: str, last: str, *options: str) -> None:
-        """Create a backfill of the days ``first`` to ``last``."""
+        """Create a backfill of the days ``first`` to ``last``, once earlier ones are over.
+
+        A DAG has one backfill at a time, and the scheduler looks only every 30 s which are over.
+        """
         self._wait_for_dag(dag_id)
+
+        def over() -> bool:
+            earlier = self.get("backfills", dag_id=dag_id)["backfills"]
+            return all(backfill["completed_at"] for backfill in earlier)
+
+        self.wait(over, for_=f"earlier backfills of {dag_id} to be over", timeout=120)
         days = ("--from-date", first, "--to-date", last)
         self.run("backfill", "create", "--dag-id", dag_id, *days, *options)
 
