@@ -106,6 +106,15 @@ class BatchConfig(Section):
     """Draw each batch from one scenario, in proportion to its volume."""
 
 
+class ShownConfig(Section):
+    """Impressions without a click as positives of less weight: they say what can be met where."""
+
+    weight: float = Field(0.0, ge=0)
+    """What such a row counts in the loss, measured in clicks; 0 trains on clicks alone."""
+    per_click: float = Field(2.0, gt=0)
+    """Such rows that an epoch has at most for each click, drawn anew for each epoch."""
+
+
 class TrainConfig(Section):
     """The training loop (spec 2.7, 2.8)."""
 
@@ -115,6 +124,7 @@ class TrainConfig(Section):
     neg: NegativesConfig = NegativesConfig()
     optim: OptimConfig = OptimConfig()
     batch: BatchConfig = BatchConfig()
+    shown: ShownConfig = ShownConfig()
     max_epochs: int = Field(50, ge=1)
     patience: int = Field(5, ge=1)
     """Epochs without a better validation recall, unweighted mean over scenarios, to stop."""

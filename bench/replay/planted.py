@@ -53,7 +53,7 @@ def lose_scenario(directory: Path, scenario: str) -> None:
     vocabularies = json.loads((directory / "vocabularies.json").read_text())
     column = list(model.schema.scenarios).index(scenario)
     with torch.no_grad():
-        model.score.bias_RS[:, column] *= -1
+        model.score.prior.log_share_RSK[:, column] *= -1
     model.save(directory)
     fingerprint = space_fingerprint(model, vocabularies)
     write_manifest(directory, manifest.model_copy(update={"fingerprint": fingerprint}))

@@ -8,12 +8,12 @@ from pathlib import Path
 from components.runner import Task
 from components.store import Artifact
 from perscen.config import EvaluateConfig
+from perscen.data.segments import choose_segments
 from perscen.data.splits import Splits
 from perscen.errors import ArtifactError
 from perscen.evaluation.contenders import rivals
 from perscen.evaluation.evaluate import check_test, score_all
 from perscen.evaluation.rankers import candidate_rankers, overlap
-from perscen.evaluation.segments import choose_segments
 from perscen.evaluation.summary import metrics_of, recall_plot, summarise
 from perscen.manifests import ChampionManifest, IndexesManifest, ModelManifest, ScoresManifest
 from perscen.models.families import load_model

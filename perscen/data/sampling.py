@@ -5,16 +5,29 @@ Letters: B rows of the batch, E training rows, X excluded items per row, n negat
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
 from perscen.config import NegativesConfig
-from perscen.data.splits import Rows
 from perscen.errors import ConfigError
 from perscen.schema import FIRST_ROW
 from perscen.seeding import generator
 
 Longs = NDArray[np.int64]
+
+
+class Positives(Protocol):
+    """Training rows as the sampler reads them."""
+
+    @property
+    def user(self) -> NDArray[np.int32]:
+        """Each row's user."""
+
+    @property
+    def item(self) -> NDArray[np.int32]:
+        """Each row's item."""
 
 
 class NegativeSampler:
@@ -28,7 +41,7 @@ class NegativeSampler:
     """
 
     def __init__(
-        self, train: Rows, *, num_item_rows: int, config: NegativesConfig, seed: int
+        self, train: Positives, *, num_item_rows: int, config: NegativesConfig, seed: int
     ) -> None:
         self._config = config
         self._seed = seed
@@ -92,7 +105,7 @@ class _Excluded:
         return positions_BN
 
 
-def _excluded(train: Rows, pool: Longs, *, exclude: str) -> _Excluded:
+def _excluded(train: Positives, pool: Longs, *, exclude: str) -> _Excluded:
     item_E = np.asarray(train.item, dtype=np.int64)
     rows_E = np.arange(len(item_E), dtype=np.int64)
     stride = len(pool) + 1
@@ -102,7 +115,7 @@ def _excluded(train: Rows, pool: Longs, *, exclude: str) -> _Excluded:
     position_E = np.searchsorted(pool, item_E)
     if exclude == "positive":
         return _Excluded(rows_E, rows_E, position_E, stride=stride)
-    # What the user clicks in the training window, in any scenario; later windows stay unread.
+    # All that the user is a positive with, in any scenario; later windows stay unread.
     user_E = np.asarray(train.user, dtype=np.int64)
     pairs = np.unique(user_E * stride + position_E)
     return _Excluded(user_E, pairs // stride, pairs % stride, stride=stride)

@@ -18,9 +18,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from perscen.data.segments import Segments
 from perscen.data.splits import Queries, Splits
 from perscen.errors import ArtifactError
-from perscen.evaluation.segments import Segments
 from perscen.schema import FIRST_ROW
 
 Floats = NDArray[np.float64]

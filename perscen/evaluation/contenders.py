@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from perscen.data.segments import Segments
 from perscen.data.splits import Splits
 from perscen.evaluation.baselines import (
     RandomRanker,
@@ -15,7 +16,6 @@ from perscen.evaluation.baselines import (
     segment_popularity,
 )
 from perscen.evaluation.champion import ChampionRanker
-from perscen.evaluation.segments import Segments
 from perscen.retrieval.bundle import Bundle
 from perscen.schema import FIRST_ROW
 

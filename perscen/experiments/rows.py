@@ -155,6 +155,7 @@ _ROWS: Final[tuple[Row, ...]] = (
     Row("best", "PERSCEN", recipe="best"),
     # What needs no training.
     Row("ease_blend", "EASE + popularity", family=None),
+    Row("popularity_prior", "the prior of `best` alone", family=None),
     Row("segment_popularity", "segment popularity", family=None),
     Row("scenario_popularity", "scenario popularity", family=None),
     Row("global_popularity", "global popularity", family=None),
@@ -186,7 +187,14 @@ ROWS: Final[Mapping[str, Row]] = {row.name: row for row in _ROWS}
 
 _UNTRAINED: Final = Block(
     "without training",
-    ("ease_blend", "segment_popularity", "scenario_popularity", "global_popularity", "random"),
+    (
+        "ease_blend",
+        "popularity_prior",
+        "segment_popularity",
+        "scenario_popularity",
+        "global_popularity",
+        "random",
+    ),
 )
 
 _MAIN: Final = Table(

@@ -98,9 +98,10 @@ class TwoTowerConfig(Section):
     score: Literal["dot", "cosine"] = "dot"
     temperature: float = Field(1.0, gt=0)
     learn_temperature: bool = False
-    item_bias: Literal["none", "popularity"] = "none"
-    """``popularity`` adds one bias per (item, scenario), started at the log of its shrunk, decayed
-    click share: one more dimension of both vectors, so retrieval stays one inner product."""
+    item_bias: Literal["none", "popularity", "segments"] = "none"
+    """``popularity`` adds the log of an item's share of its scenario's clicks, shrunk and decayed:
+    one more dimension of both vectors, so retrieval stays one inner product. ``segments`` adds its
+    share among users like the query's instead: one dimension per cell of users."""
     dropout: float = Field(0.0, ge=0, lt=1)
     exclude_fields: tuple[str, ...] = ()
     """Fields of either tower that the model does not read."""

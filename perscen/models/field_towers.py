@@ -10,7 +10,9 @@ import difflib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from perscen.data.batches import ItemBatch, Packed, UserBatch
@@ -18,10 +20,10 @@ from perscen.data.splits import Splits
 from perscen.errors import ConfigError
 from perscen.models.config import TwoTowerConfig
 from perscen.models.embedding import TowerEmbedding
-from perscen.models.popularity import log_popularity
+from perscen.models.popularity import Seen
 from perscen.models.score import Score
-from perscen.models.two_tower import TwoTower
-from perscen.schema import MISSING_ROW, UNKNOWN_ROW, Field, Schema
+from perscen.models.two_tower import EncodedUsers, TwoTower
+from perscen.schema import Field, Schema
 
 ITEM_ID: Final = "item_id"
 HISTORY_NODE: Final = "history"
@@ -157,6 +159,11 @@ class FieldTowers(TwoTower):
         assert table is not None, "a tower that reads clicks has an item table"
         return table.pool(field, packed, how=self._pooling)
 
+    def encoded(self, vector_BG: Tensor, users: UserBatch) -> EncodedUsers:
+        """Return query vectors as they are published, of a model without a loss of its own."""
+        vectors_BG = self.score.user(vector_BG, users.categorical_BF)
+        return EncodedUsers(vectors_BG, vector_BG.new_zeros(()), None)
+
     def axis_labels(
         self, vocabularies: Mapping[str, Sequence[str]]
     ) -> dict[str, tuple[Sequence[Hashable], ...]]:
@@ -169,16 +176,18 @@ class FieldTowers(TwoTower):
             if fields.table is not None:
                 rows = fields.table.labels(tower, vocabularies)
                 labels[f"{tower}_fields.table.weight_RD"] = (rows,)
-        if self.score.bias_RS is not None:
-            items = [UNKNOWN_ROW, MISSING_ROW, *vocabularies["items"]]
-            labels["score.bias_RS"] = (items, scenarios)
         return labels
 
     def start_from(self, splits: Splits) -> None:
-        """Start the popularity bias at what the training window's clicks say."""
-        if self.score.bias_RS is not None:
-            with torch.no_grad():
-                self.score.bias_RS.copy_(log_popularity(splits))
+        """Count what is popular in the training window."""
+        if self.score.prior is not None:
+            self.score.prior.start_from(splits)
+
+    def own_contribution(self, seen: Seen) -> NDArray[np.float64]:
+        """Return what the popularity prior knows of rows of the training window from themselves."""
+        if self.score.prior is None:
+            return super().own_contribution(seen)
+        return self.score.prior.own_contribution(seen)
 
 
 def field_names(schema: Schema, tower: str) -> list[str]:

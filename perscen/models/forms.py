@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from perscen.data.batches import ItemBatch, UserBatch
-from perscen.data.splits import Rows, Splits
+from perscen.data.splits import Impressions, Rows, Splits
 from perscen.models.config import FormedConfig
 from perscen.models.field_towers import FieldTowers
 from perscen.models.per_scenario import PerScenario, Routes
+from perscen.models.popularity import Seen
 from perscen.models.two_tower import EncodedUsers, TwoTower
 from perscen.schema import Schema
+
+R = TypeVar("R", Rows, Impressions, Seen)
 
 
 class Formed(TwoTower):
@@ -89,20 +93,28 @@ class Formed(TwoTower):
         }
 
     def start_from(self, splits: Splits) -> None:
-        """Start each model from the clicks it may know of."""
+        """Start each model from what it may know of."""
         if self.shared is not None:
             self.shared.start_from(splits)
             return
         for scenario, member in enumerate(self._models()):
-            own = np.asarray(splits.train.scenario) == scenario
-            train = splits.train
-            rows = Rows(
-                user=train.user[own],
-                item=train.item[own],
-                scenario=np.zeros(int(own.sum()), np.int32),
-                time_ms=train.time_ms[own],
+            of_scenario = replace(
+                splits,
+                schema=member.schema,
+                train=_only(splits.train, scenario),
+                impressions=_only(splits.impressions, scenario),
             )
-            member.start_from(replace(splits, schema=member.schema, train=rows))
+            member.start_from(of_scenario)
+
+    def own_contribution(self, seen: Seen) -> NDArray[np.float64]:
+        """Return what each row adds to the score of its own item, from its own model."""
+        if self.shared is not None:
+            return self.shared.own_contribution(seen)
+        own_E = np.zeros(len(seen.item))
+        for scenario, member in enumerate(self._models()):
+            here_E = np.asarray(seen.scenario) == scenario
+            own_E[here_E] = member.own_contribution(_only(seen, scenario))
+        return own_E
 
     def _models(self) -> list[FieldTowers]:
         if self.shared is not None:
@@ -112,6 +124,14 @@ class Formed(TwoTower):
 
 def _of_scenario(schema: Schema, scenario: int) -> Schema:
     return schema.model_copy(update={"scenarios": (schema.scenarios[scenario],)})
+
+
+def _only(rows: R, scenario: int) -> R:
+    """Return a scenario's rows, as a model that knows no other numbers them."""
+    own = np.asarray(rows.scenario) == scenario
+    names = ["user", "item", "time_ms", *(["clicked"] if hasattr(rows, "clicked") else [])]
+    columns: dict[str, Any] = {name: np.asarray(getattr(rows, name))[own] for name in names}
+    return replace(rows, scenario=np.zeros(int(own.sum()), dtype=np.int32), **columns)
 
 
 def _own_past(users: UserBatch) -> UserBatch:

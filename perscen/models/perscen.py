@@ -91,7 +91,11 @@ class Perscen(FieldTowers):
         """Return the vectors ``[B, G]`` of queries, each within its scenario, eqs. (2)-(15)."""
         preference = self._preference(users)
         fused = self._fuse_users(self.user_nodes(users), preference)
-        return EncodedUsers(self.score.user(fused.vector_PG), preference.loss, preference.codes_B)
+        return EncodedUsers(
+            self.score.user(fused.vector_PG, users.categorical_BF),
+            preference.loss,
+            preference.codes_B,
+        )
 
     def encode_items(self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor) -> Tensor:
         """Return vectors ``[P, G]`` of items in scenarios; graph and messages once per item."""

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ from perscen.data.batches import ItemBatch, UserBatch
 from perscen.data.splits import Splits
 from perscen.errors import ArtifactError
 from perscen.models.config import TwoTowerConfig, read_model_config
+from perscen.models.popularity import Seen
 from perscen.schema import Schema
 
 
@@ -103,7 +106,15 @@ class TwoTower(nn.Module, ABC):
         return {}
 
     def start_from(self, splits: Splits) -> None:
-        """Set starting values that depend on the training window; by default there are none."""
+        """Count what the model takes from the training window; by default nothing."""
+
+    def own_contribution(self, seen: Seen) -> NDArray[np.float64]:
+        """Return ``[E]``: what each row of the training window adds to the score of its own item.
+
+        A model that has counted the training window before it is trained on it must not take a row
+        for evidence of itself: training takes this off the row's logit. By default it is 0.
+        """
+        return np.zeros(len(seen.item))
 
     def pretraining(self, splits: Splits, *, seed: int, device: torch.device) -> Pretraining | None:
         """Return the stage that the model goes through before its first epoch; None without one.

@@ -11,6 +11,7 @@ from torch import Tensor
 from perscen.errors import ConfigError
 from perscen.models.item_attributes import ItemAttributes
 from perscen.models.per_scenario import PerScenario
+from perscen.models.popularity import PopularityPrior
 from perscen.models.two_tower import TwoTower
 
 Vocabularies = Mapping[str, Sequence[str]]
@@ -86,11 +87,15 @@ def _names_by_scenario(model: TwoTower) -> dict[_Key, str]:
         if isinstance(module, PerScenario)
         for number in range(len(module))
     ]
-    facts = [path for path, module in model.named_modules() if isinstance(module, ItemAttributes)]
+    facts = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, ItemAttributes | PopularityPrior)
+    ]
     names = {}
     for name in model.state_dict():
         if name.rpartition(".")[0] in facts:
-            continue  # what today's catalogue says is not for an earlier model to overrule
+            continue  # what today's data say is not for an earlier model to overrule
         part = next((part for part in parts if name.startswith(part)), None)
         if part is None:
             names[_Key(name, None)] = name

@@ -15,23 +15,32 @@ from perscen.seeding import generator
 Longs = NDArray[np.int64]
 
 
-def plan_batches(scenario_E: NDArray[np.int32], *, config: TrainConfig, epoch: int) -> list[Longs]:
-    """Return the row numbers of each step of an epoch: every row once, shuffled by (seed, epoch).
+def plan_batches(
+    scenario_E: NDArray[np.int32], *, num_clicks: int, config: TrainConfig, epoch: int
+) -> list[Longs]:
+    """Return the row numbers of each step of an epoch, shuffled by (seed, epoch).
 
-    Rows are dealt evenly over as many batches as the size asks for, so that no step is left with a
-    handful of rows that would weigh as much as a full batch.
+    Every click comes once. Of the rows behind the clicks, which were shown without one, as many are
+    drawn anew as ``train.shown.per_click`` allows. Rows are dealt evenly over as many batches as
+    the size asks for, so that no step is left with a handful of rows that would weigh as much as a
+    full batch.
 
     Raises:
         ConfigError: A batch has no room for one positive with its negatives.
     """
     size = positives_per_batch(config)
     rng = generator(config.seed, "batches", epoch)
+    rows = np.arange(len(scenario_E))
+    num_shown = int(config.shown.per_click * num_clicks)
+    if len(rows) - num_clicks > num_shown:
+        drawn = rng.choice(rows[num_clicks:], num_shown, replace=False)
+        rows = np.concatenate([rows[:num_clicks], np.sort(drawn)])
     if not config.batch.by_scenario:
-        return _deal(rng.permutation(len(scenario_E)), size)
+        return _deal(rng.permutation(rows), size)
     batches = [
         batch
-        for scenario in np.unique(scenario_E)
-        for batch in _deal(rng.permutation(np.flatnonzero(scenario_E == scenario)), size)
+        for scenario in np.unique(scenario_E[rows])
+        for batch in _deal(rng.permutation(rows[scenario_E[rows] == scenario]), size)
     ]
     return [batches[place] for place in rng.permutation(len(batches))]
 

@@ -100,8 +100,8 @@ class _Training:
         self._device = device
         self._config = config
         self._splits = splits
-        self._scenario_E: NDArray[np.int32] = np.asarray(splits.train.scenario)
         self._objective = Objective(model, splits, config, device=device)
+        self._scenario_E = self._objective.rows.seen.scenario
         self._validator = Validator(splits, k=config.monitor_k, device=device)
         self._steps = Steps(model, config.optim, checkpoint=checkpoint, save=self._save)
         self._average = running_mean(model, decay=config.optim.weight_average)
@@ -171,7 +171,12 @@ class _Training:
         self._steps.begin_training()
 
     def _run_epoch(self) -> None:
-        batches = plan_batches(self._scenario_E, config=self._config, epoch=self._steps.epoch)
+        batches = plan_batches(
+            self._scenario_E,
+            num_clicks=self._objective.rows.num_clicks,
+            config=self._config,
+            epoch=self._steps.epoch,
+        )
         self._steps.run(
             lambda step: self._take_step(batches[step]), until=len(batches), num_steps=len(batches)
         )

@@ -12,6 +12,7 @@ items, G width of both towers' vectors.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from perscen.models.gather import spread
 from perscen.models.ranks import gather_parts, num_ranks, share
 from perscen.models.two_tower import TwoTower
 from perscen.schema import FIRST_ROW
+from perscen.training.rows import TrainingRows
 
 Longs = NDArray[np.int64]
 _WHOLE_CATALOGUE_FROM = 2
@@ -37,6 +39,8 @@ then the whole catalogue is encoded, and no features have to be gathered."""
 @dataclass(frozen=True)
 class BatchLoss:
     """The loss of one step: a task loss per positive, and the model's own term, already a mean.
+
+    Rows of less weight have it in their task loss, measured so that the batch's weights average 1.
 
     Of several ranks each has its part: the whole batch's ``auxiliary`` and ``total`` are the sums
     over ranks, its ``task_B`` are theirs in the order of ranks.
@@ -68,8 +72,8 @@ class Objective:
         self._model = model
         self._config = config
         self._device = device
-        self._train = splits.train
-        self._slices = splits.train_slices
+        self.rows = TrainingRows.of(splits, config.shown)
+        self._own_E = model.own_contribution(self.rows.seen)
         self._users = UserSource(splits, device=device)
         self._items = ItemSource(splits.items, device=device)
         self._catalogue_M = torch.arange(FIRST_ROW, self._items.num_rows, device=device)
@@ -83,7 +87,7 @@ class Objective:
             None
             if config.loss == "full_softmax"
             else NegativeSampler(
-                splits.train,
+                self.rows.seen,
                 num_item_rows=self._items.num_rows,
                 config=config.neg,
                 seed=config.seed,
@@ -94,7 +98,7 @@ class Objective:
         """Return this rank's part of the loss of a batch; negatives follow from epoch and step."""
         whole_batch, part = rows_B, share(len(rows_B))
         rows_B = whole_batch[part]
-        positive_B = self._on_device(np.asarray(self._train.item[rows_B], dtype=np.int64))
+        positive_B = self._on_device(self.rows.seen.item[rows_B].astype(np.int64))
         if self._sampler is None:
             candidates_BC = self._catalogue_M.expand(len(rows_B), -1)
             target_B = positive_B - FIRST_ROW
@@ -111,9 +115,17 @@ class Objective:
                 logits_BC, auxiliary = self._over_the_catalogue(rows_B, whole_batch)
             else:
                 logits_BC, auxiliary = self._grouped(rows_B, candidates_BC)
-        task_B = self._row_loss(_wide(logits_BC), target_B)
+        logits_BC = self._without_itself(_wide(logits_BC), target_B, rows_B)
+        weight = self.rows.weight_E
+        weight_B = self._on_device(weight[rows_B] / weight[whole_batch].mean())
+        task_B = self._row_loss(logits_BC, target_B) * weight_B.to(logits_BC.dtype)
         total = task_B.sum() / len(whole_batch) + self._config.vq_weight * auxiliary
         return BatchLoss(task_B=task_B, auxiliary=auxiliary, total=total)
+
+    def _without_itself(self, logits_BC: Tensor, target_B: Tensor, rows_B: Longs) -> Tensor:
+        """Return the logits without what each row's own click adds to that of its item."""
+        own_B1 = self._on_device(self._own_E[rows_B])[:, None].to(logits_BC.dtype)
+        return logits_BC.scatter_add(1, target_B[:, None], -own_B1)
 
     def _naive(self, rows_B: Longs, candidates_BC: Tensor) -> tuple[Tensor, Tensor]:
         """One row per pair: both towers run for each, as most public code does it."""
@@ -153,7 +165,7 @@ class Objective:
         batch = self._user_batch(rows_B)
         users = self._model.encode_users(batch)
         present_S = self._on_device(
-            np.unique(self._train.scenario[whole_batch]).astype(np.int64, copy=False)
+            np.unique(self.rows.seen.scenario[whole_batch]).astype(np.int64, copy=False)
         )
         vectors_PG = self._encode_catalogue(present_S)
         if len(present_S) == 1:
@@ -191,9 +203,10 @@ class Objective:
         return gather_parts(own_MSG).transpose(0, 1).flatten(0, 1)
 
     def _user_batch(self, rows_B: Longs) -> UserBatch:
-        return self._users.batch(self._train.user, self._train.scenario, self._slices, rows_B)
+        seen = self.rows.seen
+        return self._users.batch(seen.user, seen.scenario, self.rows.slices, rows_B)
 
-    def _on_device(self, values: Longs) -> Tensor:
+    def _on_device(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self._device)
 
 

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from perscen.config import EvaluateConfig
+from perscen.data.segments import Segments, choose_segments
 from perscen.data.splits import Rows, Splits
 from perscen.errors import ArtifactError, ConfigError
 from perscen.evaluation.baselines import (
@@ -22,7 +23,6 @@ from perscen.evaluation.baselines import (
 )
 from perscen.evaluation.evaluate import score_all
 from perscen.evaluation.scoring import Candidates, retrieve, seen_items
-from perscen.evaluation.segments import Segments, choose_segments
 from perscen.evaluation.summary import metrics_of
 from perscen.schema import FIRST_ROW, Field
 from tests.factories import Event, make_splits, random_splits

@@ -8,8 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perscen.errors import ConfigError
-from perscen.training.batching import plan_batches
+from perscen.training import batching
 from tests.training.towers import quick
+
+
+def plan_batches(scenario_E, *, config, epoch):
+    """Plan for rows that are all clicks."""
+    return batching.plan_batches(scenario_E, num_clicks=len(scenario_E), config=config, epoch=epoch)
 
 
 @settings(deadline=None, max_examples=25)
@@ -57,3 +62,18 @@ def test_a_batch_with_no_room_for_one_positive_is_a_config_error():
     config = quick(batch={"size": 10, "unit": "pairs"}, neg={"n": 10})
     with pytest.raises(ConfigError, match="10 pairs have no room for one positive with its 10"):
         plan_batches(np.zeros(5, dtype=np.int32), config=config, epoch=1)
+
+
+def test_of_the_rows_without_a_click_an_epoch_draws_as_many_as_allowed_anew():
+    scenario_E = np.repeat(np.arange(2, dtype=np.int32), 50)
+    config = quick(batch={"size": 10, "unit": "positives"}, shown={"weight": 0.5, "per_click": 1.5})
+
+    def drawn(epoch):
+        plan = batching.plan_batches(scenario_E, num_clicks=20, config=config, epoch=epoch)
+        rows = np.sort(np.concatenate(plan)).tolist()
+        assert rows[:20] == list(range(20)), "every click comes once"
+        return rows[20:]
+
+    assert len(drawn(1)) == len(set(drawn(1))) == 30
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
