@@ -102,7 +102,7 @@ def test_a_family_is_a_row_and_its_recipe_and_settings_can_be_changed():
     row = changed(row_named("dssm"), recipe="best", changes={"model.widths": [8, 4]})
     settings = settings_of(row, evaluate=EVALUATE)
     assert settings.model.widths == (8, 4)
-    assert settings.model.item_bias == "popularity"
+    assert settings.model.item_bias == "segments"
     assert row.title == "dssm (recipe best, model.widths=[8, 4])"
 
 

@@ -39,6 +39,8 @@ class TestM5(RetrieverContract):
 class TestM5WithEveryOption(RetrieverContract):
     """The scenario in the item tower, its own clicks, and what the best recipe adds."""
 
+    steps = 40  # with so much to read it soon knows its rows by heart
+
     def make(self, schema: Schema) -> TwoTower:
         return m5(schema, **SHIPPED, item_scenario=True, use_spec_sequence=True)
 
