@@ -128,7 +128,7 @@ class Ican(FieldTowers):
         return group_BMD, torch.stack(counted, dim=1).view(num_users, -1)
 
     def start_from(self, splits: Splits) -> None:
-        """Take over the catalogue's attributes, and start the popularity bias."""
+        """Take over the catalogue's attributes, and count what is popular."""
         super().start_from(splits)
         self.catalogue.start_from(splits)
 
