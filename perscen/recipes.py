@@ -44,7 +44,8 @@ BEST: Final = Recipe(
     # hides the prior. Codes follow the encoder by moving averages, and nothing pulls it towards
     # them (beta): pulled, it gives every user the same vector. Users without a history in the
     # scenario, who all look alike, are left out of the codebook's upkeep. Weights are averaged over
-    # about a hundred steps, because those of sparse scenarios jump from step to step.
+    # about a hundred steps, because those of sparse scenarios jump from step to step. Patience
+    # begins late: until the towers have found something to say, recall stands still at the prior's.
     model=PerscenConfig(
         emb=EmbeddingConfig(init_std=0.3),
         graph=GraphConfig(power="refined"),
@@ -64,6 +65,7 @@ BEST: Final = Recipe(
         shown=ShownConfig(weight=0.5),
         max_epochs=20,
         patience=3,
+        min_epochs=10,
     ),
 )
 
