@@ -43,7 +43,7 @@ def remedies(vq: VqConfig) -> dict[str, VqConfig]:
         "revival": having(ema_decay=None, revive_after=revive),
         "EMA + revival": having(ema_decay=ema, revive_after=revive),
         f"{half} codes": having(codebook_size=half),
-        "beta 0": having(beta=0.0),
+        "beta 0.25": having(beta=0.25),
         "beta 1": having(beta=1.0),
     }
 
