@@ -108,9 +108,7 @@ class Adin(FieldTowers):
         """Return the vectors ``[B, G]`` of queries, each within its scenario."""
         x_BW = self.drop(self.user_nodes(users)).flatten(1)
         vector_BG = self.user_tower(x_BW, users.scenario_B, None)
-        return EncodedUsers(
-            self.score.user(vector_BG, users.categorical_BF), vector_BG.new_zeros(()), None
-        )
+        return self.encoded(vector_BG, users)
 
     def encode_items(self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor) -> Tensor:
         """Return vectors ``[P, G]`` of items in scenarios, every pair counted once."""

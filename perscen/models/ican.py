@@ -103,9 +103,7 @@ class Ican(FieldTowers):
         attended_BMD = self.internal(weight_BM[:, :, None] * group_BMD)
         read_BND = torch.cat([self.user_nodes(users), attended_BMD], dim=1)
         vector_BG: Tensor = self.user_tower(self.drop(read_BND).flatten(1))
-        return EncodedUsers(
-            self.score.user(vector_BG, users.categorical_BF), vector_BG.new_zeros(()), None
-        )
+        return self.encoded(vector_BG, users)
 
     def encode_items(self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor) -> Tensor:
         """Return vectors ``[P, G]``: one per item, equal in all scenarios."""

@@ -135,9 +135,7 @@ class M5(FieldTowers):
         vector_BG = routes.join(
             [self.own_experts[s](x_BW[rows], shared_BEG[rows]) for s, rows in routes]
         )
-        return EncodedUsers(
-            self.score.user(vector_BG, users.categorical_BF), vector_BG.new_zeros(()), None
-        )
+        return self.encoded(vector_BG, users)
 
     def encode_items(self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor) -> Tensor:
         """Return vectors ``[P, G]`` of items in scenarios; without ``item_scenario`` once each."""

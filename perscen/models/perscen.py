@@ -6,7 +6,7 @@ width, W width of the fusion, G width of the published vectors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -91,11 +91,8 @@ class Perscen(FieldTowers):
         """Return the vectors ``[B, G]`` of queries, each within its scenario, eqs. (2)-(15)."""
         preference = self._preference(users)
         fused = self._fuse_users(self.user_nodes(users), preference)
-        return EncodedUsers(
-            self.score.user(fused.vector_PG, users.categorical_BF),
-            preference.loss,
-            preference.codes_B,
-        )
+        encoded = self.encoded(fused.vector_PG, users)
+        return replace(encoded, auxiliary_loss=preference.loss, codes_B=preference.codes_B)
 
     def encode_items(self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor) -> Tensor:
         """Return vectors ``[P, G]`` of items in scenarios; graph and messages once per item."""

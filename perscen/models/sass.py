@@ -114,9 +114,7 @@ class Sass(FieldTowers):
     def encode_users(self, users: UserBatch) -> EncodedUsers:
         """Return the vectors ``[B, G]`` of queries, each within its scenario."""
         vector_BG = self.represent_users(users)
-        return EncodedUsers(
-            self.score.user(vector_BG, users.categorical_BF), vector_BG.new_zeros(()), None
-        )
+        return self.encoded(vector_BG, users)
 
     def encode_items(self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor) -> Tensor:
         """Return vectors ``[P, G]`` of items in scenarios; what is shared runs once each."""

@@ -95,9 +95,7 @@ class SelfAttentive(FieldTowers):
         fields_BW = self.user_nodes(users).flatten(1)
         read_BW = self.drop(torch.cat([self.read(users), fields_BW], dim=1))
         vector_BG = self.user_tower(read_BW, self.scenario, None, users.scenario_B)
-        return EncodedUsers(
-            self.score.user(vector_BG, users.categorical_BF), vector_BG.new_zeros(()), None
-        )
+        return self.encoded(vector_BG, users)
 
     def encode_items(self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor) -> Tensor:
         """Return vectors ``[P, G]``; without ``item_scenario`` once per item."""

@@ -35,9 +35,7 @@ class YoutubeDnnTowers(FieldTowers):
         """Return the vectors ``[B, G]`` of queries."""
         x_BW = self.drop(self.user_nodes(users)).flatten(1)
         vector_BG = self.user_tower(x_BW, self.scenario, scenario_P=users.scenario_B)
-        return EncodedUsers(
-            self.score.user(vector_BG, users.categorical_BF), vector_BG.new_zeros(()), None
-        )
+        return self.encoded(vector_BG, users)
 
     def encode_items(self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor) -> Tensor:
         """Return vectors ``[P, G]``: the rows of the items, equal in all scenarios."""
