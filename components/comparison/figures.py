@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from functools import cache
-from importlib.resources import files
 from typing import Final
 
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter
 
 from components.comparison.results import Results
-from components.report.drawing import PAPER, WIDTH, drawing, series
+from components.report.drawing import PAPER, WIDTH, drawing, series, standalone
 from components.report.figures import Estimate, recalls
 from components.report.words import THIN, percent
 from perscen.experiments.rows import Sweep
 from perscen.experiments.significance import MACRO
 
 _PERCENT: Final = FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}{THIN}%")
-_VARIABLE: Final = re.compile(r"var\(--([\w-]+)\)")
 
 
 def figures(results: Results) -> Iterator[tuple[str, str, str]]:
@@ -38,23 +34,6 @@ def figures(results: Results) -> Iterator[tuple[str, str, str]]:
             shown = f"Recall@{results.ks[0]}, mean over scenarios, with intervals"
         name = MACRO if scenario == MACRO else f"scenario-{number + 1}"
         yield name, shown, standalone(_levels(results, scenario, metric))
-
-
-def standalone(drawn: Markup) -> str:
-    """Return a page's drawing as a document of its own, in the page's light colours on white."""
-    colours = _colours()
-    body = _VARIABLE.sub(lambda name: colours[name[1]], str(drawn))
-    body = body.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    ground = f'<rect width="100%" height="100%" fill="{colours["paper"]}"/>'
-    return body.replace(">", f">{ground}", 1) + "\n"
-
-
-@cache
-def _colours() -> dict[str, str]:
-    style = files("components.report").joinpath("style.css").read_text(encoding="utf-8")
-    light = style[style.index("{") : style.index("}")]
-    found = dict(re.findall(r"--([\w-]+):\s*([^;]+);", light))
-    return {name: value.replace('"', "'") for name, value in found.items()}
 
 
 def _levels(results: Results, scenario: str, metric: str) -> Markup:

@@ -14,8 +14,8 @@ from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
-from components.comparison.figures import standalone
 from components.marks import put_between_marks
+from components.report.drawing import standalone
 from components.report.page import Figure
 
 _SHARES: Final = ("macro_recall", "recall/", "near_", "on_shared_codes", "edges")

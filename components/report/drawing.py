@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -44,6 +46,8 @@ _VARIABLES: Final = {
 }
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "h")
 """Shapes go with the colours, for eyes and printers that cannot tell these apart."""
+
+_VARIABLE: Final = re.compile(r"var\(--([\w-]+)\)")
 
 WIDTH: Final = 500
 """All figures are half a page wide: two in a row at a desk, one on a phone, readable on both."""
@@ -139,3 +143,20 @@ def _body(document: str) -> str:
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var(--{variable})")
     return body
+
+
+def standalone(drawn: Markup) -> str:
+    """Return a page's drawing as a document of its own, in the page's light colours on white."""
+    colours = _colours()
+    body = _VARIABLE.sub(lambda name: colours[name[1]], str(drawn))
+    body = body.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    ground = f'<rect width="100%" height="100%" fill="{colours["paper"]}"/>'
+    return body.replace(">", f">{ground}", 1) + "\n"
+
+
+@cache
+def _colours() -> dict[str, str]:
+    style = files("components.report").joinpath("style.css").read_text(encoding="utf-8")
+    light = style[style.index("{") : style.index("}")]
+    found = dict(re.findall(r"--([\w-]+):\s*([^;]+);", light))
+    return {name: value.replace('"', "'") for name, value in found.items()}
