@@ -228,7 +228,7 @@ class Running:
         """Begin something in the cluster's thread."""
         self.call(lambda: self.cluster.begin(work))
 
-    def wait(self, seen: Callable[[Cluster], Any], *, timeout: float = 30) -> Any:
+    def wait(self, seen: Callable[[Cluster], Any], *, timeout: float = 120) -> Any:
         """Wait until something is so in the cluster, and return it."""
 
         async def look() -> Any:
