@@ -54,7 +54,8 @@ def project(tmp_path_factory) -> Project:
 
 @pytest.fixture(scope="module")
 def spent(project, kuairand_dir) -> dict[str, Spent]:
-    """Every step's cost, the import of the official files first."""
+    """Every step's cost, the import of the official files first; half a training is enough here."""
+    project.set(train={"max_epochs": 6})
     argv = ("perscen", "data", "kuairand-pure", "--from", str(kuairand_dir), "--to", "data/raw")
     costs = {"import": measured(project, *argv)}
     assert costs["import"].code == 0, costs["import"].said
