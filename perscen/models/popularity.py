@@ -164,7 +164,7 @@ class PopularityPrior(nn.Module):
 
     def __init__(self, schema: Schema, *, segments: bool) -> None:
         super().__init__()
-        self.num_cells = NUM_CELLS if segments else 1
+        self.num_cells = NUM_CELLS if segments and schema.user.categorical else 1
         shape = (schema.num_item_rows, len(schema.scenarios), self.num_cells)
         self.register_buffer("log_share_RSK", torch.zeros(shape))
         self.register_buffer("columns_F", torch.zeros(SEGMENT_COLUMNS, dtype=torch.int64))
@@ -187,7 +187,7 @@ class PopularityPrior(nn.Module):
     def user(self, categorical_BF: Tensor) -> Tensor:
         """Return ``[B, K]``, 1 at each user's cell and 0 elsewhere."""
         if self.num_cells == 1:
-            return torch.ones_like(categorical_BF[:, :1], dtype=self.log_share_RSK.dtype)
+            return self.log_share_RSK.new_ones(len(categorical_BF), 1)
         rows_B1F = categorical_BF[:, self.columns_F][:, None]
         in_cell_BK = (rows_B1F == self.rows_KF).all(dim=2)
         nowhere_B1 = ~in_cell_BK.any(dim=1, keepdim=True)

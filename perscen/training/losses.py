@@ -74,6 +74,7 @@ class Objective:
         self._device = device
         self.rows = TrainingRows.of(splits, config.shown)
         self._own_E = model.own_contribution(self.rows.seen)
+        self._counted = bool(self._own_E.any())
         self._users = UserSource(splits, device=device)
         self._items = ItemSource(splits.items, device=device)
         self._catalogue_M = torch.arange(FIRST_ROW, self._items.num_rows, device=device)
@@ -124,6 +125,8 @@ class Objective:
 
     def _without_itself(self, logits_BC: Tensor, target_B: Tensor, rows_B: Longs) -> Tensor:
         """Return the logits without what each row's own click adds to that of its item."""
+        if not self._counted:
+            return logits_BC
         own_B1 = self._on_device(self._own_E[rows_B])[:, None].to(logits_BC.dtype)
         return logits_BC.scatter_add(1, target_B[:, None], -own_B1)
 
