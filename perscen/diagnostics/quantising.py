@@ -22,6 +22,7 @@ from perscen.seeding import seed_torch
 
 EMA: Final = 0.99
 REVIVE_AFTER: Final = 30
+BETAS: Final = (0.0, 0.25, 1.0)
 """What the remedies use where the settings have neither: those of the recipe ``best``."""
 
 
@@ -29,7 +30,7 @@ def remedies(vq: VqConfig) -> dict[str, VqConfig]:
     """Return the settings of a quantiser with each remedy, and without any, by name.
 
     The two that keep codes alive are on or off as the name says; the later ones start from the
-    given settings.
+    given settings, and no value is tried that these have.
     """
     ema, revive = vq.ema_decay or EMA, vq.revive_after or REVIVE_AFTER
     half = max(1, vq.codebook_size // 2)
@@ -43,8 +44,7 @@ def remedies(vq: VqConfig) -> dict[str, VqConfig]:
         "revival": having(ema_decay=None, revive_after=revive),
         "EMA + revival": having(ema_decay=ema, revive_after=revive),
         f"{half} codes": having(codebook_size=half),
-        "beta 0.25": having(beta=0.25),
-        "beta 1": having(beta=1.0),
+        **{f"beta {beta:g}": having(beta=beta) for beta in BETAS if beta != vq.beta},
     }
 
 

@@ -92,4 +92,11 @@ def test_remedies_change_what_their_name_says_and_nothing_else() -> None:
     assert by_name["revival"].ema_decay is None
     assert by_name["EMA + revival"].revive_after == 30
     assert by_name["4 codes"].codebook_size == 4
-    assert (by_name["beta 0.25"].beta, by_name["beta 1"].beta) == (0.25, 1.0)
+    assert (by_name["beta 0"].beta, by_name["beta 1"].beta) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.25, 1.0])
+def test_no_remedy_is_what_the_quantiser_has_already(beta) -> None:
+    by_name = remedies(VqConfig(codebook_size=8, beta=beta))
+    assert f"beta {beta:g}" not in by_name
+    assert len({config.model_dump_json() for config in by_name.values()}) == len(by_name) == 7
