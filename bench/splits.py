@@ -45,7 +45,14 @@ def build(events: Events, *, num_users: int) -> tuple[Histories, Slices]:
     """Return the flat arrays and every click's slices by time, as the split step makes them."""
     events = events.sorted()
     histories = build_histories(events, num_users=num_users, num_scenarios=NUM_SCENARIOS)
-    slices = slices_before(histories, events.user, events.scenario, events.time_ms, max_seq_len=T)
+    slices = slices_before(
+        histories,
+        events.user,
+        events.scenario,
+        events.time_ms,
+        max_seq_len=T,
+        spec_seq_source="independent",
+    )
     reorder(slices, order_by(events.time_ms))
     return histories, slices
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from perscen.errors import ConfigError
 from perscen.models.config import FAMILY_CONFIGS, ModelConfig
+from perscen.schema import SpecSeqSource
 from perscen.section import Section
 
 
@@ -56,7 +57,8 @@ class SplitConfig(Section):
     min_interactions: int = Field(2, ge=1)
     min_interactions_scope: Literal["train", "all"] = "train"
     max_seq_len: int = Field(50, ge=1)
-    spec_seq_source: Literal["independent", "filter_truncated"] = "independent"
+    spec_seq_source: SpecSeqSource = "independent"
+    """The scenario's latest clicks, or those among the latest clicks of all scenarios."""
     eval_history: Literal["window_start", "train_only"] = "window_start"
 
     @model_validator(mode="after")

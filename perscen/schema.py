@@ -7,9 +7,11 @@ missing value, known values start at row 2. The user and item *tables* follow it
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 from perscen.section import Section
+
+SpecSeqSource = Literal["independent", "filter_truncated"]
 
 UNKNOWN_ROW: Final = 0
 MISSING_ROW: Final = 1
@@ -44,6 +46,8 @@ class Schema(Section):
     num_item_rows: int
     """Rows of the item table, 0 and 1 included."""
     max_seq_len: int
+    spec_seq_source: SpecSeqSource = "independent"
+    """Where the scenario-specific history comes from, as ``split.spec_seq_source`` had it."""
 
     def scenario_index(self, name: str) -> int:
         """Return a scenario's index.

@@ -6,12 +6,13 @@ Letters: N events, Q queries, R user rows, S scenarios, T the longest history.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perscen.data.splits import Histories, Ints, Longs, Slices
+from perscen.schema import SpecSeqSource
 
 Integers = NDArray[np.integer[Any]]
 
@@ -118,7 +119,7 @@ def slices_before(
     time_ms_Q: Longs,
     *,
     max_seq_len: int,
-    spec_seq_source: Literal["independent", "filter_truncated"] = "independent",
+    spec_seq_source: SpecSeqSource,
 ) -> Slices:
     """Return each query's histories: at most T events strictly before its time, the latest ones.
 

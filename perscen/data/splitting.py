@@ -108,6 +108,7 @@ def split_log(
             scenarios=tuple(scenarios),
             num_item_rows=sizes.num_items,
             max_seq_len=config.max_seq_len,
+            spec_seq_source=config.spec_seq_source,
         ),
         users=user.table,
         items=item.table,

@@ -131,6 +131,7 @@ class ScenarioContrast:
             self._scenario_Q,
             np.full(len(self._user_Q), closed_ms, dtype=np.int64),
             max_seq_len=splits.schema.max_seq_len,
+            spec_seq_source=splits.schema.spec_seq_source,
         )
         self.num_epochs = config.pretrain_epochs
         larger = max(len(user_E), len(self._item_E))

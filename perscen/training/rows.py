@@ -59,6 +59,7 @@ class TrainingRows:
             seen.scenario[num_clicks:],
             seen.time_ms[num_clicks:],
             max_seq_len=splits.schema.max_seq_len,
+            spec_seq_source=splits.schema.spec_seq_source,
         )
         return cls(
             seen=seen,

@@ -109,7 +109,12 @@ def test_nothing_at_or_after_the_time_changes_a_history(log, time, longest, sour
 def test_an_event_is_in_no_history_of_its_own_moment(log, longest):
     histories, events = histories_of(log), events_of(log)
     slices = slices_before(
-        histories, events.user, events.scenario, events.time_ms, max_seq_len=longest
+        histories,
+        events.user,
+        events.scenario,
+        events.time_ms,
+        max_seq_len=longest,
+        spec_seq_source="independent",
     )
     for q, time in enumerate(events.time_ms):
         assert (histories.times_ms[slices.start[q] : slices.end[q]] < time).all()
@@ -144,7 +149,12 @@ def test_clicks_of_every_scenario_are_those_each_scenario_would_be_asked_with(
     histories = histories_of(log)
     user = np.arange(NUM_USERS, dtype=np.int32)
     slices = slices_before(
-        histories, user, np.zeros_like(user), np.full(len(user), time), max_seq_len=longest
+        histories,
+        user,
+        np.zeros_like(user),
+        np.full(len(user), time),
+        max_seq_len=longest,
+        spec_seq_source="independent",
     )
     start, end = clicks_by_scenario(histories, user, slices.start, slices.end, max_seq_len=longest)
     found = [histories.spec_items[a:b].tolist() for a, b in zip(start, end, strict=True)]

@@ -143,6 +143,21 @@ def test_clicks_on_items_that_left_the_catalogue_are_passed_over(retriever):
     )
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"), [("independent", ["v0", "v1"]), ("filter_truncated", ["v1"])]
+)
+def test_raw_clicks_of_a_scenario_are_cut_as_those_of_training_were(
+    splits, tmp_path, source, expected
+):
+    for name in ("vocabularies", "scalers"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(getattr(splits, name)))
+    schema = splits.schema.model_copy(update={"max_seq_len": 2, "spec_seq_source": source})
+    clicks = [Click("v0", "s0"), Click("v1", "s0"), Click("gone", "s1"), Click("v2", "s1")]
+    query = RawUsers(schema, tmp_path).query({}, clicks, "s0", [])
+    assert splits.items.ids[query.spec_history.values_V.numpy()].tolist() == expected
+    assert splits.items.ids[query.history.values_V.numpy()].tolist() == ["v1", "v2"]
+
+
 @pytest.mark.parametrize("value", [9, 9.0, "9"])
 def test_numbers_find_their_vocabulary_entry_as_the_log_wrote_them(splits, tmp_path, value):
     (tmp_path / "vocabularies.json").write_text(

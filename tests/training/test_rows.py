@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -38,6 +40,19 @@ def test_shown_rows_follow_with_their_weight_and_nothing_but_their_past() -> Non
         assert found.tolist() == expected.tolist()
         unclicked = past.shown_times_ms[rows.slices.shown_start[row] : rows.slices.shown_end[row]]
         assert (unclicked < time).all()
+
+
+def test_shown_rows_have_the_kind_of_scenario_history_that_clicks_have() -> None:
+    splits = random_splits(num_users=6, num_items=20, per_user=40, max_seq_len=3)
+    schema = splits.schema.model_copy(update={"spec_seq_source": "filter_truncated"})
+    rows = TrainingRows.of(replace(splits, schema=schema), ShownConfig(weight=0.5))
+    shown, past = slice(rows.num_clicks, None), splits.histories
+    lengths = (rows.slices.spec_end - rows.slices.spec_start)[shown]
+    assert lengths.max() > 1
+    for row in range(rows.num_clicks, len(rows.seen.item)):
+        of_all = past.times_ms[rows.slices.start[row] : rows.slices.end[row]]
+        own = past.spec_times_ms[rows.slices.spec_start[row] : rows.slices.spec_end[row]]
+        assert set(own) <= set(of_all)
 
 
 def test_a_row_of_half_the_weight_moves_the_loss_half_as_much() -> None:
