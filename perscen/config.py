@@ -122,6 +122,9 @@ class TrainConfig(Section):
 
     loss: Literal["bce", "sampled_softmax", "full_softmax"] = "bce"
     """``full_softmax`` normalises over the whole catalogue within the sample's scenario."""
+    softmax_items: int = Field(2048, ge=1)
+    """Items that a step of ``full_softmax`` looks at: of a larger catalogue so many are drawn for
+    each step, popular ones more often, and weighed for it (logQ)."""
     vq_weight: float = Field(1.0, ge=0)
     neg: NegativesConfig = NegativesConfig()
     optim: OptimConfig = OptimConfig()

@@ -1,11 +1,14 @@
-"""Sampled negatives: uniform over a pool, without the items a row must not meet (spec 1.6).
+"""Sampled negatives, and samples of a catalogue too large for a softmax over all of it.
 
-Letters: B rows of the batch, E training rows, X excluded items per row, n negatives per positive.
+Negatives are uniform over a pool, without the items a row must not meet (spec 1.6).
+
+Letters: B rows of the batch, E training rows, X excluded items per row, n negatives per positive,
+M catalogue items, S scenarios, N items of a sample.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +18,11 @@ from perscen.errors import ConfigError
 from perscen.schema import FIRST_ROW
 from perscen.seeding import generator
 
+Floats = NDArray[np.float64]
 Longs = NDArray[np.int64]
+
+UNIFORM: Final = 0.5
+"""Share of a sample of the catalogue that does not ask for popularity."""
 
 
 class Positives(Protocol):
@@ -75,6 +82,66 @@ class NegativeSampler:
         allowed_B = len(self._pool) - self._excluded.count_E[rows_B]
         rank_BN = rng.integers(allowed_B[:, None], size=(len(rows_B), self._config.n))
         return self._pool[self._excluded.skip(rows_B, rank_BN)]
+
+
+class CatalogueSampler:
+    """Draws the items that a softmax over a large catalogue is estimated from (logQ).
+
+    What is popular in a scenario weighs most in its softmax, so it is drawn more often: an item's
+    chance to be in the sample half follows its share of the scenario's rows, is half the same for
+    all, and at most 1. A sum over the sample of which each item counts 1 / chance is an unbiased
+    estimate of the sum over the catalogue (Horvitz and Thompson 1952). No item is drawn twice
+    (systematic sampling, Madow 1949).
+
+    Args:
+        item_E: Item rows of the training rows ...
+        scenario_E: ... their scenarios ...
+        weight_E: ... and what they count in the loss.
+        num_item_rows: Rows of the item table.
+        size: N, no more than there are catalogue items.
+        seed: The training's.
+    """
+
+    def __init__(
+        self,
+        item_E: NDArray[np.int32],
+        scenario_E: NDArray[np.int32],
+        weight_E: Floats,
+        *,
+        num_item_rows: int,
+        num_scenarios: int,
+        size: int,
+        seed: int,
+    ) -> None:
+        self._size, self._seed = size, seed
+        num_items = num_item_rows - FIRST_ROW
+        place_E = scenario_E.astype(np.int64) * num_items + (item_E - FIRST_ROW)
+        count_SM = np.bincount(place_E, weights=weight_E, minlength=num_scenarios * num_items)
+        count_SM = count_SM.reshape(num_scenarios, num_items)
+        total_S1 = np.maximum(count_SM.sum(axis=1, keepdims=True), 1e-9)
+        share_SM = UNIFORM / num_items + (1 - UNIFORM) * count_SM / total_S1
+        self._chance_SM = np.stack([_chances(share_M, size) for share_M in share_SM])
+        self._end_SM = self._chance_SM.cumsum(axis=1)
+
+    def draw(self, scenario: int, *, epoch: int, step: int) -> tuple[Longs, Floats]:
+        """Return ``[N]`` rows of distinct items, ascending, and the log of each one's chance."""
+        rng = generator(self._seed, "catalogue", epoch, step, scenario)
+        # Chances laid end to end on a line, met at steps of 1 from a random start.
+        points_N = rng.random() + np.arange(self._size)
+        place_N = np.searchsorted(self._end_SM[scenario], points_N, side="right")
+        place_N = np.minimum(place_N, self._end_SM.shape[1] - 1)
+        return place_N + FIRST_ROW, np.log(self._chance_SM[scenario, place_N])
+
+
+def _chances(share_M: Floats, size: int) -> Floats:
+    """Return each item's chance: in proportion to its share, at most 1, ``size`` in sum."""
+    falling_M = np.sort(share_M)[::-1]
+    left_M = falling_M[::-1].cumsum()[::-1]
+    certain_M = np.arange(len(share_M))
+    # The fewest that are certain, so that nobody after them would be more than certain.
+    num_certain = int(np.argmax((size - certain_M) * falling_M <= left_M * (1 + 1e-12)))
+    chance_M: Floats = np.minimum(share_M * ((size - num_certain) / left_M[num_certain]), 1.0)
+    return chance_M
 
 
 class _Excluded:

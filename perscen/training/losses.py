@@ -6,11 +6,13 @@ the other is tested against. Both give the same loss and, up to the order of sum
 gradient.
 
 Letters: B positives, C candidates per positive (its own item among them), P pairs, M catalogue
-items, G width of both towers' vectors.
+items, N items of a sample of it, S scenarios of the batch, A rows of all ranks' batches, G width of
+both towers' vectors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +24,7 @@ from torch.nn import functional as F
 
 from perscen.config import TrainConfig
 from perscen.data.batches import ItemSource, UserBatch, UserSource
-from perscen.data.sampling import NegativeSampler
+from perscen.data.sampling import CatalogueSampler, NegativeSampler
 from perscen.data.splits import Splits
 from perscen.models.gather import spread
 from perscen.models.ranks import gather_parts, num_ranks, share
@@ -30,6 +32,7 @@ from perscen.models.two_tower import TwoTower
 from perscen.schema import FIRST_ROW
 from perscen.training.rows import TrainingRows
 
+Floats = NDArray[np.float64]
 Longs = NDArray[np.int64]
 _WHOLE_CATALOGUE_FROM = 2
 """Candidates per catalogue item from which a step meets nearly all items (1 - exp(-2) = 86 %):
@@ -84,38 +87,49 @@ class Objective:
             own_M = self._catalogue_M[share(len(self._catalogue_M))]
             self._own_items = self._items.batch(own_M)
         self._row_loss = binary_cross_entropy if config.loss == "bce" else softmax_cross_entropy
-        self._sampler = (
-            None
-            if config.loss == "full_softmax"
-            else NegativeSampler(
-                self.rows.seen,
-                num_item_rows=self._items.num_rows,
-                config=config.neg,
+        seen, num_rows = self.rows.seen, self._items.num_rows
+        self._negatives: NegativeSampler | None = None
+        self._samples: CatalogueSampler | None = None
+        if config.loss != "full_softmax":
+            self._negatives = NegativeSampler(
+                seen, num_item_rows=num_rows, config=config.neg, seed=config.seed
+            )
+        elif len(self._catalogue_M) > config.softmax_items:
+            self._samples = CatalogueSampler(
+                seen.item,
+                seen.scenario,
+                self.rows.weight_E,
+                num_item_rows=num_rows,
+                num_scenarios=len(splits.schema.scenarios),
+                size=config.softmax_items,
                 seed=config.seed,
             )
-        )
 
     def __call__(self, rows_B: Longs, *, epoch: int, step: int) -> BatchLoss:
         """Return this rank's part of the loss of a batch; negatives follow from epoch and step."""
         whole_batch, part = rows_B, share(len(rows_B))
         rows_B = whole_batch[part]
         positive_B = self._on_device(self.rows.seen.item[rows_B].astype(np.int64))
-        if self._sampler is None:
-            candidates_BC = self._catalogue_M.expand(len(rows_B), -1)
-            target_B = positive_B - FIRST_ROW
-        else:
-            negatives_BN = self._on_device(
-                self._sampler.draw(whole_batch, epoch=epoch, step=step)[part]
-            )
-            candidates_BC = torch.cat([positive_B[:, None], negatives_BN], dim=1)
-            target_B = torch.zeros_like(positive_B)
+        target_B = torch.zeros_like(positive_B)  # where each row's own item is
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._config.amp):
-            if not self._config.dedup:
-                logits_BC, auxiliary = self._naive(rows_B, candidates_BC)
-            elif self._sampler is None:
-                logits_BC, auxiliary = self._over_the_catalogue(rows_B, whole_batch)
+            if self._negatives is not None:
+                negatives = self._negatives.draw(whole_batch, epoch=epoch, step=step)[part]
+                candidates_BC = torch.cat([positive_B[:, None], self._on_device(negatives)], dim=1)
+                of_pairs = self._grouped if self._config.dedup else self._naive
+                logits_BC, auxiliary = of_pairs(rows_B, candidates_BC)
+            elif self._samples is not None:
+                present_S = self._present(whole_batch)
+                draws = [self._samples.draw(s, epoch=epoch, step=step) for s in present_S.tolist()]
+                logits_BC, auxiliary = self._over_a_sample(
+                    rows_B, whole_batch, positive_B, present_S, draws
+                )
             else:
-                logits_BC, auxiliary = self._grouped(rows_B, candidates_BC)
+                target_B = positive_B - FIRST_ROW
+                if self._config.dedup:
+                    logits_BC, auxiliary = self._over_the_catalogue(rows_B, whole_batch)
+                else:
+                    candidates_BC = self._catalogue_M.expand(len(rows_B), -1)
+                    logits_BC, auxiliary = self._naive(rows_B, candidates_BC)
         logits_BC = self._without_itself(_wide(logits_BC), target_B, rows_B)
         weight = self.rows.weight_E
         weight_B = self._on_device(weight[rows_B] / weight[whole_batch].mean())
@@ -167,27 +181,76 @@ class Objective:
     def _over_the_catalogue(self, rows_B: Longs, whole_batch: Longs) -> tuple[Tensor, Tensor]:
         batch = self._user_batch(rows_B)
         users = self._model.encode_users(batch)
-        present_S = self._on_device(
-            np.unique(self.rows.seen.scenario[whole_batch]).astype(np.int64, copy=False)
+        present_S = self._present(whole_batch)
+        vectors_SMG = self._encode_catalogue(present_S).view(
+            len(present_S), len(self._catalogue_M), -1
         )
-        vectors_PG = self._encode_catalogue(present_S)
-        if len(present_S) == 1:
-            return users.vectors_BG @ vectors_PG.T, users.auxiliary_loss
-        # A scenario's rows meet that scenario's item vectors alone; then back into batch order.
         which_B = torch.searchsorted(present_S, batch.scenario_B)
-        order_B = torch.argsort(which_B, stable=True)
-        sizes = torch.bincount(which_B, minlength=len(present_S)).tolist()
-        logits_BM = torch.cat(
-            [
-                rows_BG @ items_MG.T
-                for rows_BG, items_MG in zip(
-                    torch.split(users.vectors_BG[order_B], sizes),
-                    torch.split(vectors_PG, len(self._catalogue_M)),
-                    strict=True,
-                )
-            ]
+        return _each_with_its_own(users.vectors_BG, vectors_SMG, which_B), users.auxiliary_loss
+
+    def _over_a_sample(
+        self,
+        rows_B: Longs,
+        whole_batch: Longs,
+        positive_B: Tensor,
+        present_S: Tensor,
+        draws: Sequence[tuple[Longs, Floats]],
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits ``[B, 1 + N]``, the row's own item first, whose softmax is an estimate.
+
+        An item of the sample stands for 1 / chance items of the catalogue, and the row's own one is
+        never among those that it is told from.
+        """
+        items_SN = self._on_device(np.stack([items_N for items_N, _ in draws]))
+        log_chance_SN = self._on_device(np.stack([chance_N for _, chance_N in draws]))
+        scenario_B = self._on_device(self.rows.seen.scenario[rows_B].astype(np.int64))
+        which_B = torch.searchsorted(present_S, scenario_B)
+        if self._config.dedup:
+            logits_BC, auxiliary = self._sampled_logits(rows_B, whole_batch, present_S, items_SN)
+        else:
+            candidates_BC = torch.cat([positive_B[:, None], items_SN[which_B]], dim=1)
+            logits_BC, auxiliary = self._naive(rows_B, candidates_BC)
+        if len(present_S) == 1:
+            which_B = which_B[:1]  # spares a copy per row
+        logits_BC = _wide(logits_BC)
+        sampled_BN = logits_BC[:, 1:] - log_chance_SN[which_B].to(logits_BC.dtype)
+        sampled_BN = sampled_BN.masked_fill(items_SN[which_B] == positive_B[:, None], -torch.inf)
+        return torch.cat([logits_BC[:, :1], sampled_BN], dim=1), auxiliary
+
+    def _sampled_logits(
+        self, rows_B: Longs, whole_batch: Longs, present_S: Tensor, items_SN: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        batch = self._user_batch(rows_B)
+        users = self._model.encode_users(batch)
+        seen, num_rows = self.rows.seen, self._items.num_rows
+        keys_SN = present_S[:, None] * num_rows + items_SN
+        keys_A = self._on_device(
+            seen.scenario[whole_batch].astype(np.int64) * num_rows + seen.item[whole_batch]
         )
-        return logits_BM[torch.argsort(order_B)], users.auxiliary_loss
+        keys_P = torch.unique(torch.cat([keys_SN.flatten(), keys_A]))
+        vectors_PG = self._encode_keys(keys_P)
+        sampled_SNG = spread(vectors_PG, torch.searchsorted(keys_P, keys_SN.flatten())).view(
+            *keys_SN.shape, -1
+        )
+        own_BG = spread(vectors_PG, torch.searchsorted(keys_P, keys_A[share(len(whole_batch))]))
+        own_B1 = (users.vectors_BG * own_BG).sum(dim=1, keepdim=True)
+        which_B = torch.searchsorted(present_S, batch.scenario_B)
+        sampled_BN = _each_with_its_own(users.vectors_BG, sampled_SNG, which_B)
+        return torch.cat([own_B1, sampled_BN], dim=1), users.auxiliary_loss
+
+    def _present(self, whole_batch: Longs) -> Tensor:
+        """Return the scenarios of the batch, ascending."""
+        present_S = np.unique(self.rows.seen.scenario[whole_batch])
+        return self._on_device(present_S.astype(np.int64, copy=False))
+
+    def _encode_keys(self, keys_P: Tensor) -> Tensor:
+        """Return ``[P, G]``, items in scenarios; ranks encode a part each, as of the catalogue."""
+        own_P = keys_P[share(len(keys_P))]
+        rows_M, index_P = torch.unique(own_P % self._items.num_rows, return_inverse=True)
+        vectors_PG: Tensor = self._model.encode_items(
+            self._items.batch(rows_M), index_P, own_P // self._items.num_rows
+        )
+        return vectors_PG if num_ranks() == 1 else gather_parts(vectors_PG)
 
     def _encode_catalogue(self, scenario_S: Tensor) -> Tensor:
         """Return ``[P, G]``, all items in the first scenario, then in the next.
@@ -216,3 +279,13 @@ class Objective:
 def _wide(values: Tensor) -> Tensor:
     """Return what reduced precision computed in float32; anything else as it is."""
     return values.float() if values.dtype == torch.bfloat16 else values
+
+
+def _each_with_its_own(users_BG: Tensor, items_SNG: Tensor, which_B: Tensor) -> Tensor:
+    """Return ``[B, N]``: every user's products with the items of his own scenario."""
+    if len(items_SNG) == 1:
+        return users_BG @ items_SNG[0].T
+    order_B = torch.argsort(which_B, stable=True)
+    sizes = torch.bincount(which_B, minlength=len(items_SNG)).tolist()
+    parts = zip(torch.split(users_BG[order_B], sizes), items_SNG, strict=True)
+    return torch.cat([rows_BG @ items_NG.T for rows_BG, items_NG in parts])[torch.argsort(order_B)]

@@ -106,6 +106,16 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "max_epochs": 2,
         },
     ),
+    "a sample of the catalogue": (
+        BEST,
+        {
+            "loss": "full_softmax",
+            "softmax_items": 11,
+            "optim": {"lr": 0.01},
+            "batch": {"size": 31, "unit": "positives"},
+            "max_epochs": 2,
+        },
+    ),
     "fewer rows than ranks": (
         BEST,
         {

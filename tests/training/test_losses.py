@@ -16,7 +16,12 @@ from perscen.training.losses import Objective, binary_cross_entropy, softmax_cro
 from tests.factories import random_splits
 from tests.training.towers import quick, tiny
 
-LOSSES = ["bce", "sampled_softmax", "full_softmax"]
+LOSSES = {
+    "bce": {"loss": "bce"},
+    "sampled softmax": {"loss": "sampled_softmax"},
+    "full softmax": {"loss": "full_softmax"},
+    "full softmax of a sample": {"loss": "full_softmax", "softmax_items": 9},
+}
 
 
 PERSCEN = PerscenConfig.model_validate(
@@ -47,7 +52,7 @@ def test_the_grouped_way_gives_the_loss_and_gradients_of_one_row_per_pair(loss, 
     results = []
     for dedup in (True, False):
         model = make(splits).double().eval()
-        config = quick(loss=loss, dedup=dedup)
+        config = quick(**LOSSES[loss], dedup=dedup)
         objective = Objective(model, splits, config, device=torch.device("cpu"))
         result = objective(rows, epoch=1, step=0)
         result.total.backward()
@@ -58,6 +63,40 @@ def test_the_grouped_way_gives_the_loss_and_gradients_of_one_row_per_pair(loss, 
     for name, gradient in gradients.items():
         size = expected[name].abs().max().item()
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-8 * size, msg=name)
+
+
+def test_a_sample_of_the_catalogue_estimates_its_softmax_without_bias() -> None:
+    """Sums of exp(logit) over the catalogue, in the mean over steps, are the exact ones."""
+    splits = random_splits(num_items=60, num_scenarios=2, per_user=40)
+    model = tiny(splits).eval()
+    rows = np.arange(40)
+
+    def rest(step: int, **config: object) -> torch.Tensor:
+        """The sum over all items but the row's own, against the own one's."""
+        objective = Objective(
+            model, splits, quick(loss="full_softmax", **config), device=torch.device("cpu")
+        )
+        return objective(rows, epoch=1, step=step).task_B.detach().exp() - 1
+
+    exact = rest(0)
+    estimates = torch.stack([rest(step, softmax_items=12) for step in range(600)])
+    error = (estimates.mean(dim=0) - exact) / (estimates.std(dim=0) / math.sqrt(600))
+    assert error.abs().max() < 4.5
+    assert error.abs().mean() < 1.5
+    assert (estimates.std(dim=0) > 0.01 * exact).any()
+
+
+def test_a_catalogue_that_is_not_larger_than_the_sample_is_met_whole() -> None:
+    splits = random_splits(num_items=60, num_scenarios=2)
+    model = tiny(splits).eval()
+
+    def loss(size: int, *, step: int) -> float:
+        config = quick(loss="full_softmax", softmax_items=size)
+        objective = Objective(model, splits, config, device=torch.device("cpu"))
+        return objective(np.arange(20), epoch=1, step=step).total.item()
+
+    assert loss(60, step=0) == loss(60, step=1) == loss(8192, step=0)
+    assert loss(59, step=0) != loss(59, step=1)
 
 
 def test_binary_cross_entropy_is_ln_2_at_zero_logits_and_falls_when_the_positive_rises():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from perscen.config import NegativesConfig
-from perscen.data.sampling import NegativeSampler
+from perscen.data.sampling import CatalogueSampler, NegativeSampler
 from perscen.data.splits import Rows
 from perscen.errors import ConfigError
 from perscen.schema import FIRST_ROW
@@ -102,3 +102,48 @@ def test_a_row_without_any_negative_left_is_a_config_error(config):
         NegativeSampler(
             train, num_item_rows=3, config=NegativesConfig.model_validate(config), seed=0
         )
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    counts=st.lists(st.integers(0, 1000), min_size=2, max_size=40),
+    part=st.floats(0.01, 0.99),
+    seed=st.integers(0, 99),
+)
+def test_a_sample_of_the_catalogue_has_its_size_and_no_item_twice(counts, part, seed):
+    size = max(1, int(part * len(counts)))
+    item = np.repeat(np.arange(len(counts)), counts).astype(np.int32) + FIRST_ROW
+    sampler = CatalogueSampler(
+        item,
+        np.zeros_like(item),
+        np.ones(len(item)),
+        num_item_rows=len(counts) + FIRST_ROW,
+        num_scenarios=1,
+        size=size,
+        seed=seed,
+    )
+    for step in range(5):
+        items, log_chance = sampler.draw(0, epoch=1, step=step)
+        assert len(items) == len(log_chance) == size
+        assert (np.diff(items) > 0).all()
+        assert FIRST_ROW <= items[0] <= items[-1] < len(counts) + FIRST_ROW
+        assert (log_chance <= 0).all()
+
+
+def test_popular_items_are_drawn_as_often_as_their_chance_says():
+    counts = np.array([5000, 300, 100, 10, 0, 0, 0, 0])
+    item = np.repeat(np.arange(8), counts).astype(np.int32) + FIRST_ROW
+    scenario = np.ones_like(item)  # in scenario 0 nothing was seen: all are alike there
+    sampler = CatalogueSampler(
+        item, scenario, np.ones(len(item)), num_item_rows=10, num_scenarios=2, size=3, seed=0
+    )
+    for number, popular in ((0, False), (1, True)):
+        drawn, chance = np.zeros(8), np.zeros(8)
+        for step in range(4000):
+            items, log_chance = sampler.draw(number, epoch=1, step=step)
+            drawn[items - FIRST_ROW] += 1
+            chance[items - FIRST_ROW] = np.exp(log_chance)
+        assert np.isclose(chance.sum(), 3)
+        assert np.abs(drawn / 4000 - chance).max() < 0.04
+        assert (chance[0] == 1) == popular
+        assert popular == (chance[1] > chance[7])
