@@ -39,9 +39,9 @@ POSITIVES = (4096, 372)
 TARGET, MEMORY_TARGET_GB = 10.0, 1.5
 
 
-def kuairand_schema() -> Schema:
-    """Return 32 user nodes and 8 item nodes, sized like KuaiRand-Pure's."""
-    sizes = {"user_id": NUM_USERS, "item_id": NUM_ITEMS, "author_id": 6_000, "music_id": 5_000}
+def kuairand_schema(*, num_items: int = NUM_ITEMS) -> Schema:
+    """Return 32 user nodes and 8 item nodes, sized like KuaiRand-Pure's, or with more items."""
+    sizes = {"user_id": NUM_USERS, "item_id": num_items, "author_id": 6_000, "music_id": 5_000}
 
     def fields(names: tuple[str, ...]) -> tuple[Field, ...]:
         return tuple(Field(name=n, num_rows=sizes.get(n, 10) + FIRST_ROW) for n in names)
@@ -60,7 +60,7 @@ def kuairand_schema() -> Schema:
             sequence=False,
         ),
         scenarios=("1", "4", "2", "0"),
-        num_item_rows=NUM_ITEMS + FIRST_ROW,
+        num_item_rows=num_items + FIRST_ROW,
         max_seq_len=HISTORY,
     )
 

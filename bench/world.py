@@ -23,12 +23,15 @@ _FLAT = 500_000
 Columns = dict[str, np.ndarray]
 
 
-def kuairand_world(*, num_rows: int, seed: int = 0) -> Splits:
-    """Return splits with ``num_rows`` training rows; histories are 0 to 50 long, evenly."""
+def kuairand_world(*, num_rows: int, num_items: int = NUM_ITEMS, seed: int = 0) -> Splits:
+    """Return splits with ``num_rows`` clicks to train on and as many impressions without one.
+
+    Histories of the clicks are 0 to 50 long, evenly.
+    """
     rng = np.random.default_rng(seed)
-    schema = kuairand_schema()
+    schema = kuairand_schema(num_items=num_items)
     users = _table(schema.user, NUM_USERS + FIRST_ROW, rng)
-    items = _table(schema.item, NUM_ITEMS + FIRST_ROW, rng)
+    items = _table(schema.item, num_items + FIRST_ROW, rng)
 
     def ints(high: int, size: int) -> np.ndarray:
         return rng.integers(FIRST_ROW, high, size, dtype=np.int32)
@@ -40,6 +43,7 @@ def kuairand_world(*, num_rows: int, seed: int = 0) -> Splits:
         scenario=scenario,
         time_ms=np.arange(num_rows, dtype=np.int64),
     )
+    shown_to = np.sort(ints(len(users.ids), num_rows))
     nothing, no_ints = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int32)
     times = np.zeros(_FLAT, dtype=np.int64)
     no_queries = Queries(no_ints, no_ints, np.zeros(0, dtype="<U1"), np.zeros(1, np.int64), no_ints)
@@ -54,9 +58,9 @@ def kuairand_world(*, num_rows: int, seed: int = 0) -> Splits:
             spec_times_ms=times,
             shown_items=no_ints,
             shown_times_ms=nothing,
-            user_offsets=nothing,
-            spec_offsets=nothing,
-            shown_offsets=nothing,
+            user_offsets=_even(_FLAT, len(users.ids)),
+            spec_offsets=_even(_FLAT, len(users.ids) * len(SCENARIO_SHARES)),
+            shown_offsets=_even(0, len(users.ids)),
         ),
         train=train,
         train_slices=_slices(num_rows, rng),
@@ -65,7 +69,14 @@ def kuairand_world(*, num_rows: int, seed: int = 0) -> Splits:
         test=no_queries,
         test_slices=_slices(0, rng),
         served=_slices(0, rng),
-        impressions=Impressions(no_ints, no_ints, no_ints, no_ints > 0, nothing, nothing),
+        impressions=Impressions(
+            user=shown_to,
+            item=ints(len(items.ids), num_rows),
+            scenario=rng.choice(len(SCENARIO_SHARES), num_rows, p=SCENARIO_SHARES).astype(np.int32),
+            clicked=np.zeros(num_rows, dtype=np.bool_),
+            time_ms=np.zeros(num_rows, dtype=np.int64),
+            user_offsets=np.searchsorted(shown_to, np.arange(len(users.ids) + 1)),
+        ),
         vocabularies={},
         scalers={},
     )
@@ -85,6 +96,10 @@ def _table(tower: TowerSchema, rows: int, rng: np.random.Generator) -> FeatureTa
         dense_RF=rng.standard_normal((rows, len(tower.dense)), dtype=np.float32),
         bags=tuple(bags),
     )
+
+
+def _even(num_events: int, num_groups: int) -> np.ndarray:
+    return np.linspace(0, num_events, num_groups + 1).astype(np.int64)
 
 
 def _slices(num_rows: int, rng: np.random.Generator) -> Slices:
