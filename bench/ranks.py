@@ -54,7 +54,10 @@ def work(number: int, folder: Path, turn: Any, arguments: argparse.Namespace) ->
 
 def _steps(number: int, recipe: str, splits: Any, turn: Any, repeats: int) -> list[list[float]]:
     settings, train = RECIPES[recipe]
-    config = TrainConfig.model_validate(train.model_dump() | {"num_threads": 1, "device": "cpu"})
+    whole = {"softmax_items": splits.schema.num_item_rows}  # more to share than a sample of it
+    config = TrainConfig.model_validate(
+        train.model_dump() | whole | {"num_threads": 1, "device": "cpu"}
+    )
     seed_torch(0, "init")
     model = make_model(splits.schema, settings).train()
     start_alike(model)
