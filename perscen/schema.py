@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from pydantic import Field as Value
+
 from perscen.section import Section
 
 SpecSeqSource = Literal["independent", "filter_truncated"]
@@ -46,7 +48,8 @@ class Schema(Section):
     num_item_rows: int
     """Rows of the item table, 0 and 1 included."""
     max_seq_len: int
-    spec_seq_source: SpecSeqSource = "independent"
+    # Not written when it is the default, so that splits keep the digest they had without it.
+    spec_seq_source: SpecSeqSource = Value("independent", exclude_if=lambda v: v == "independent")
     """Where the scenario-specific history comes from, as ``split.spec_seq_source`` had it."""
 
     def scenario_index(self, name: str) -> int:
