@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import click
 
@@ -39,6 +39,8 @@ _ENVIRONMENT: Final = {
 }
 """No library phones home, only our own log lines and progress bars are written, and threads that
 wait for each other sleep: spinning makes an epoch several times slower beside other work."""
+
+_COME_AGAIN_S: Final = 0.01
 
 _MODULES: Final = {
     "compare": (
@@ -210,10 +212,10 @@ def main(argv: list[str] | None = None) -> None:
     """Run the program and leave with the exit code of what happened."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _terminate)
-    code = _run(argv)
     for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    code = _run(argv)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)  # too late to change what happened
     if code == TERMINATED:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -221,9 +223,24 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(code)  # the first process of a container is not ended by its own signal
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 (a handler's)
+def _stop(number: int, frame: FrameType | None) -> None:
+    if _called_by_polars(frame):
+        # An exception that goes through its Rust ends as a panic: come again when it is done.
+        signal.signal(signal.SIGALRM, lambda _, later: _stop(number, later))
+        signal.setitimer(signal.ITIMER_REAL, _COME_AGAIN_S)
+        return
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nor is the tidying up to be cut short
     raise _Terminated
+
+
+def _called_by_polars(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "polars":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _run(argv: list[str] | None) -> int:

@@ -262,3 +262,41 @@ def test_the_module_is_the_same_program():
     )
     assert result.returncode == 2
     assert "Did you mean 'train'?" in result.stderr
+
+
+_IN_POLARS = """
+import io, os, signal, sys, time
+import click, polars as pl
+from polars.io.scan_options.cast_options import ScanCastOptions
+from components import cli
+
+default = ScanCastOptions._default
+
+def called_by_rust():
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    return default()
+
+@click.command()
+def work():
+    file = io.BytesIO()
+    pl.DataFrame({"a": [1]}).write_parquet(file)
+    file.seek(0)
+    ScanCastOptions._default = staticmethod(called_by_rust)
+    pl.scan_parquet(file).collect()
+    time.sleep(30)
+    print("nobody stopped me")
+
+cli.program = work
+cli.main([])
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", -signal.SIGTERM), ("SIGINT", 130)])
+def test_a_signal_that_comes_in_a_call_from_polars_is_heard_after_it(name, code) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _IN_POLARS, name], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == code
+    assert "nothing half-written was kept" in ended.stderr
+    assert "panicked" not in ended.stderr
+    assert "Traceback" not in ended.stderr
