@@ -2,8 +2,7 @@
 
 Each catalogue is met in a process of its own, one thread, so that its peak memory is its own. The
 step is the whole one: loading, both towers, the softmax, backward and optimiser, on rows of the
-shape of KuaiRand-Pure. ``whole`` encodes every item in every step, ``sample`` as many as
-``train.softmax_items`` says.
+shape of KuaiRand-Pure. ``whole`` encodes every item in every step, a number so many of them.
 
 Run: ``python -m bench.catalogue [--items 7583 100000 1000000] [--whole-up-to 100000]``
 """
@@ -13,12 +12,12 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import time
-from statistics import median
+from itertools import count
 
 import numpy as np
 from torch import multiprocessing
 
+from bench.report import cpu_seconds
 from bench.world import kuairand_world
 from perscen.config import TrainConfig
 from perscen.models.families import make_model
@@ -46,17 +45,17 @@ def measure(num_items: int, softmax_items: int, sparse: bool) -> tuple[float, fl
     model.start_from(splits)
     optimiser = Optimiser(model, config.optim)
     rows_B = np.flatnonzero(splits.train.scenario == 0)[: config.batch.size]
-    taken = []
+    numbers = count()
     with torch_settings(config) as device:
         objective = Objective(model, splits, config, device=device)
-        for step in range(STEPS + 1):
-            before = time.process_time()
+
+        def step() -> None:
             optimiser.zero_grad()
-            objective(rows_B, epoch=1, step=step).total.backward()
+            objective(rows_B, epoch=1, step=next(numbers)).total.backward()
             optimiser.step()
-            taken.append(time.process_time() - before)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return median(taken[1:]), peak
+
+        seconds = cpu_seconds({"step": step}, repeats=STEPS)["step"]
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ _ENVIRONMENT: Final = {
 wait for each other sleep: spinning makes an epoch several times slower beside other work."""
 
 _COME_AGAIN_S: Final = 0.01
+"""How long a signal waits that came where it cannot be told."""
 
 _MODULES: Final = {
     "compare": (

@@ -73,20 +73,20 @@ class RawUsers:
             vocabularies=self._vocabularies,
             scalers=self._scalers,
         )
-        known = [click for click in clicks if click.item_id in self._item_rows]
         own = {
-            name: self._history(click.item_id for click in known if click.scenario == name)
+            name: self._history(click.item_id for click in clicks if click.scenario == name)
             for name in self._schema.scenarios
         }
         spec_history = own[scenario]
         if self._schema.spec_seq_source == "filter_truncated":
+            known = [click for click in clicks if click.item_id in self._item_rows]
             latest = known[-self._schema.max_seq_len :]
             spec_history = self._history(c.item_id for c in latest if c.scenario == scenario)
         return UserBatch(
             categorical_BF=torch.from_numpy(table.categorical_RF[FIRST_ROW:]).long(),
             dense_BF=torch.from_numpy(table.dense_RF[FIRST_ROW:]),
             bags=tuple(_single(bag.values[bag.offsets[FIRST_ROW] :]) for bag in table.bags),
-            history=self._history(click.item_id for click in known),
+            history=self._history(click.item_id for click in clicks),
             spec_history=spec_history,
             shown=self._history(shown),
             scenario_B=torch.tensor([self._schema.scenario_index(scenario)]),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perscen.config import TrainConfig
-from perscen.data.batches import ItemSource, UserBatch, UserSource
+from perscen.data.batches import ItemBatch, ItemSource, UserBatch, UserSource
 from perscen.data.sampling import CatalogueSampler, NegativeSampler
 from perscen.data.splits import Splits
 from perscen.models.gather import spread
@@ -81,11 +82,6 @@ class Objective:
         self._users = UserSource(splits, device=device)
         self._items = ItemSource(splits.items, device=device)
         self._catalogue_M = torch.arange(FIRST_ROW, self._items.num_rows, device=device)
-        self._catalogue = self._items.batch(self._catalogue_M)
-        self._own_items = self._catalogue
-        if num_ranks() > 1:
-            own_M = self._catalogue_M[share(len(self._catalogue_M))]
-            self._own_items = self._items.batch(own_M)
         self._row_loss = binary_cross_entropy if config.loss == "bce" else softmax_cross_entropy
         seen, num_rows = self.rows.seen, self._items.num_rows
         self._negatives: NegativeSampler | None = None
@@ -137,6 +133,17 @@ class Objective:
         total = task_B.sum() / len(whole_batch) + self._config.vq_weight * auxiliary
         return BatchLoss(task_B=task_B, auxiliary=auxiliary, total=total)
 
+    @cached_property
+    def _catalogue(self) -> ItemBatch:
+        return self._items.batch(self._catalogue_M)
+
+    @cached_property
+    def _own_items(self) -> ItemBatch:
+        """This rank's part of the catalogue."""
+        if num_ranks() == 1:
+            return self._catalogue
+        return self._items.batch(self._catalogue_M[share(len(self._catalogue_M))])
+
     def _without_itself(self, logits_BC: Tensor, target_B: Tensor, rows_B: Longs) -> Tensor:
         """Return the logits without what each row's own click adds to that of its item."""
         if not self._counted:
@@ -182,9 +189,7 @@ class Objective:
         batch = self._user_batch(rows_B)
         users = self._model.encode_users(batch)
         present_S = self._present(whole_batch)
-        vectors_SMG = self._encode_catalogue(present_S).view(
-            len(present_S), len(self._catalogue_M), -1
-        )
+        vectors_SMG = self._encode_catalogue(present_S)
         which_B = torch.searchsorted(present_S, batch.scenario_B)
         return _each_with_its_own(users.vectors_BG, vectors_SMG, which_B), users.auxiliary_loss
 
@@ -206,7 +211,8 @@ class Objective:
         scenario_B = self._on_device(self.rows.seen.scenario[rows_B].astype(np.int64))
         which_B = torch.searchsorted(present_S, scenario_B)
         if self._config.dedup:
-            logits_BC, auxiliary = self._sampled_logits(rows_B, whole_batch, present_S, items_SN)
+            keys_SN = present_S[:, None] * self._items.num_rows + items_SN
+            logits_BC, auxiliary = self._sampled_logits(rows_B, whole_batch, keys_SN, which_B)
         else:
             candidates_BC = torch.cat([positive_B[:, None], items_SN[which_B]], dim=1)
             logits_BC, auxiliary = self._naive(rows_B, candidates_BC)
@@ -218,12 +224,10 @@ class Objective:
         return torch.cat([logits_BC[:, :1], sampled_BN], dim=1), auxiliary
 
     def _sampled_logits(
-        self, rows_B: Longs, whole_batch: Longs, present_S: Tensor, items_SN: Tensor
+        self, rows_B: Longs, whole_batch: Longs, keys_SN: Tensor, which_B: Tensor
     ) -> tuple[Tensor, Tensor]:
-        batch = self._user_batch(rows_B)
-        users = self._model.encode_users(batch)
+        users = self._model.encode_users(self._user_batch(rows_B))
         seen, num_rows = self.rows.seen, self._items.num_rows
-        keys_SN = present_S[:, None] * num_rows + items_SN
         keys_A = self._on_device(
             seen.scenario[whole_batch].astype(np.int64) * num_rows + seen.item[whole_batch]
         )
@@ -234,7 +238,6 @@ class Objective:
         )
         own_BG = spread(vectors_PG, torch.searchsorted(keys_P, keys_A[share(len(whole_batch))]))
         own_B1 = (users.vectors_BG * own_BG).sum(dim=1, keepdim=True)
-        which_B = torch.searchsorted(present_S, batch.scenario_B)
         sampled_BN = _each_with_its_own(users.vectors_BG, sampled_SNG, which_B)
         return torch.cat([own_B1, sampled_BN], dim=1), users.auxiliary_loss
 
@@ -253,7 +256,7 @@ class Objective:
         return vectors_PG if num_ranks() == 1 else gather_parts(vectors_PG)
 
     def _encode_catalogue(self, scenario_S: Tensor) -> Tensor:
-        """Return ``[P, G]``, all items in the first scenario, then in the next.
+        """Return ``[S, M, G]``, all items in each of the scenarios.
 
         Ranks encode a part of the items each: alone, the item tower would cost each as much as one.
         """
@@ -263,10 +266,10 @@ class Objective:
             torch.arange(num_items, device=self._device).repeat(num_scenarios),
             scenario_S.repeat_interleave(num_items),
         )
-        if num_ranks() == 1:
-            return vectors_PG
-        own_MSG = vectors_PG.view(num_scenarios, num_items, -1).transpose(0, 1)
-        return gather_parts(own_MSG).transpose(0, 1).flatten(0, 1)
+        own_SMG = vectors_PG.view(num_scenarios, num_items, -1)
+        return (
+            own_SMG if num_ranks() == 1 else gather_parts(own_SMG.transpose(0, 1)).transpose(0, 1)
+        )
 
     def _user_batch(self, rows_B: Longs) -> UserBatch:
         seen = self.rows.seen
@@ -285,6 +288,7 @@ def _each_with_its_own(users_BG: Tensor, items_SNG: Tensor, which_B: Tensor) -> 
     """Return ``[B, N]``: every user's products with the items of his own scenario."""
     if len(items_SNG) == 1:
         return users_BG @ items_SNG[0].T
+    # A scenario's rows meet that scenario's item vectors alone; then back into batch order.
     order_B = torch.argsort(which_B, stable=True)
     sizes = torch.bincount(which_B, minlength=len(items_SNG)).tolist()
     parts = zip(torch.split(users_BG[order_B], sizes), items_SNG, strict=True)
