@@ -11,15 +11,15 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import click
 
 from components import logs
-from components.exit_codes import OUR_BUG, TERMINATED, exit_code
+from components.exit_codes import INTERRUPTED, OUR_BUG, TERMINATED, exit_code
 from components.pipeline import PIPELINE, Step
 from components.places import Place, is_address
+from components.signals import Signals, Terminated
 from components.surroundings import Surroundings
 from perscen.errors import PerscenError, StorageFull
 from perscen.staging import is_full
@@ -39,9 +39,6 @@ _ENVIRONMENT: Final = {
 }
 """No library phones home, only our own log lines and progress bars are written, and threads that
 wait for each other sleep: spinning makes an epoch several times slower beside other work."""
-
-_COME_AGAIN_S: Final = 0.01
-"""How long a signal waits that came where it cannot be told."""
 
 _MODULES: Final = {
     "compare": (
@@ -78,10 +75,6 @@ class _PlaceType(click.Path):
             return value
         path: Path = super().convert(value, param, ctx)  # type: ignore[assignment]
         return path
-
-
-class _Terminated(BaseException):
-    """SIGTERM came: an exception of no kind that anybody catches, so that all is tidied up."""
 
 
 class _Commands(click.Group):
@@ -213,59 +206,45 @@ def main(argv: list[str] | None = None) -> None:
     """Run the program and leave with the exit code of what happened."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
-    code = _run(argv)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, signal.SIG_IGN)  # too late to change what happened
+    signals = Signals()
+    code = _run(argv, signals)
+    signals.ignore()
     if code == TERMINATED:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTERM)  # ended by it, as whoever sent it expects
     sys.exit(code)  # the first process of a container is not ended by its own signal
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    if _called_by_polars(frame):
-        # An exception that goes through its Rust ends as a panic: come again when it is done.
-        signal.signal(signal.SIGALRM, lambda _, later: _stop(number, later))
-        signal.setitimer(signal.ITIMER_REAL, _COME_AGAIN_S)
-        return
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nor is the tidying up to be cut short
-    raise _Terminated
-
-
-def _called_by_polars(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] == "polars":
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _run(argv: list[str] | None) -> int:
+def _run(argv: list[str] | None, signals: Signals) -> int:
     try:
         program.main(args=argv, prog_name="perscen", standalone_mode=False)
-    except click.ClickException as exc:
-        exc.show()
-        return exc.exit_code
     except click.exceptions.Exit as exc:
         return exc.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        logger.warning("interrupted; nothing half-written was kept")
-        return exit_code(KeyboardInterrupt())
-    except _Terminated:
+    except (KeyboardInterrupt, click.Abort, Terminated) as exc:
+        return _stopped(exc)
+    except Exception as exc:  # noqa: BLE001 (told, with its traceback where it is our bug)
+        return _stopped(signals.raised) if signals.raised else _failed(exc)
+    return 0
+
+
+def _stopped(by: BaseException) -> int:
+    if isinstance(by, Terminated):
         logger.warning("terminated; nothing half-written was kept")
         return TERMINATED
-    except PerscenError as exc:
-        return _explain(exc)
-    except Exception as exc:
-        if is_full(exc):
-            return _explain(StorageFull(f"the disk is full: {exc}", hint="make room, run it again"))
-        logger.exception("this is a bug in perscen")
-        return OUR_BUG
-    return 0
+    logger.warning("interrupted; nothing half-written was kept")
+    return INTERRUPTED
+
+
+def _failed(error: Exception) -> int:
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, PerscenError):
+        return _explain(error)
+    if is_full(error):
+        return _explain(StorageFull(f"the disk is full: {error}", hint="make room, run it again"))
+    logger.error("this is a bug in perscen", exc_info=error)
+    return OUR_BUG
 
 
 def _explain(error: PerscenError) -> int:

@@ -198,6 +198,69 @@ def test_sigterm_ends_a_step_by_itself_once_all_is_tidied_up(perscen, monkeypatc
     assert fate(code) is Fate.RETRY
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+@pytest.mark.parametrize("made_of_it", [ImportError, ValueError, errors.ArtifactError])
+def test_a_signal_is_told_as_one_whatever_native_code_makes_of_it(
+    perscen, monkeypatch, number, code, said, made_of_it
+):
+    def calls_native_code(*args, **options):
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        finally:
+            raise made_of_it("initialization failed")
+
+    monkeypatch.setattr(runner, "run_step", calls_native_code)
+    monkeypatch.setattr(signal, "raise_signal", mock.Mock())
+    ended, _, err = perscen("--log-format", "json", *GATE)
+    assert ended == code
+    assert json.loads(err)["event"] == f"{said}; nothing half-written was kept"
+
+
+class _Freed:
+    """Gets a signal where Python drops what is raised."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), self.number)
+        time.sleep(0)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_comes_in_a_destructor_is_heard_after_it(perscen, monkeypatch, number, code):
+    def frees(*args, **options):
+        freed = _Freed(number)
+        del freed
+        time.sleep(60)
+
+    monkeypatch.setattr(runner, "run_step", frees)
+    monkeypatch.setattr(signal, "raise_signal", mock.Mock())
+    ended, _, err = perscen("--log-format", "json", *GATE)
+    assert ended == code
+    assert json.loads(err)["event"].endswith("nothing half-written was kept")
+
+
+def test_other_exceptions_that_python_drops_are_told_as_ever(perscen, monkeypatch):
+    class Broken:
+        def __init__(self, *args, **options) -> None:
+            pass
+
+        def __del__(self) -> None:
+            raise ZeroDivisionError
+
+    told = mock.Mock()
+    monkeypatch.setattr(sys, "unraisablehook", told)
+    monkeypatch.setattr(runner, "run_step", mock.Mock(side_effect=Broken))
+    assert perscen(*GATE)[0] == 0
+    assert told.call_args.args[0].exc_type is ZeroDivisionError
+    assert sys.unraisablehook is told
+
+
 def test_a_step_is_told_its_places_and_surroundings(perscen, monkeypatch, tmp_path):
     ran = mock.Mock(side_effect=errors.ConfigError("enough"))
     monkeypatch.setattr(runner, "run_step", ran)
