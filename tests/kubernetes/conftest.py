@@ -42,6 +42,7 @@ class Worker:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self._lines: list[str] = []
         self.said = ""
         """What Airflow wrote before the last answer: the tasks' logs."""
         self.answer()
@@ -59,17 +60,25 @@ class Worker:
 
     def answer(self) -> dict[str, Any]:
         """Return the next answer."""
+        found: dict[str, Any] = json.loads(self._read_until(MARK).split(MARK, 1)[1])
+        self.said, self._lines = "".join(self._lines), []
+        return found
+
+    def says(self, text: str) -> None:
+        """Return once Airflow has written a line with this text, before the answer."""
+        line = self._read_until(text, MARK)
+        assert text in line, f"it answered without saying {text!r}:\n{''.join(self._lines)}{line}"
+        self._lines.append(line)
+
+    def _read_until(self, *texts: str) -> str:
         assert self._process.stdout is not None
-        lines: list[str] = []
         with self._log.open("a") as log:
             for line in self._process.stdout:
                 log.write(line)
-                if MARK in line:
-                    self.said = "".join(lines)
-                    found: dict[str, Any] = json.loads(line.split(MARK, 1)[1])
-                    return found
-                lines.append(line)
-        raise AssertionError("the worker died:\n" + "".join(lines)[-6000:])
+                if any(text in line for text in texts):
+                    return line
+                self._lines.append(line)
+        raise AssertionError("the worker died:\n" + "".join(self._lines)[-6000:])
 
     def signal(self, number: int) -> None:
         """Send the process a signal."""

@@ -274,8 +274,9 @@ def test_a_pod_whose_trigger_was_lost_is_gone_on_with(
     kubernetes.cluster.lives = [runs_until(may_end)]
     asked = question(request, deferrable=True)
     worker.begin("run", **asked)
-    kubernetes.wait(at_work)
-    kubernetes.wait(lambda cluster: cluster.reads > 1)
+    worker.says("running trigger in line")  # before, the signal would end the task and not it
+    reads = kubernetes.cluster.reads
+    kubernetes.wait(lambda cluster: cluster.reads > reads)
     worker.signal(signal.SIGINT)
     assert worker.answer()["state"] == "interrupted"
     kubernetes.call(may_end.set)
