@@ -102,6 +102,10 @@ class ModelManifest(Manifest):
     """Validation recall at the monitored K per scenario, at the best epoch."""
     code_usage: dict[str, float]
     """Share of the codebook in use per scenario, in [0, 1]; empty without a codebook."""
+    code_queries: dict[str, int] = {}
+    """Validation queries with clicks in their scenario, which that was seen on."""
+    num_codes: int = 0
+    """Size of the codebook; 0 without one."""
 
 
 class IndexRecord(Record):

@@ -85,7 +85,7 @@ def codes_section(
 
     Args:
         epochs: What is known of each epoch.
-        counts: Validation queries on each code by scenario.
+        counts: Validation queries with clicks in their scenario on each code.
         model: What the model says of itself.
         scenarios: Their names.
         seen: What the codebook does with validation queries that have clicks in their scenario.
@@ -108,8 +108,8 @@ def codes_section(
         title,
         paragraphs=(
             "Each query's scenario history falls on one code of a codebook shared by all "
-            "scenarios. The map shows which share of a scenario's validation queries each code "
-            "took; scenarios that differ in taste differ in column.",
+            "scenarios. The map shows which share of a scenario's validation queries with such a "
+            "history each code took; scenarios that differ in taste differ in column.",
             _unused(unused),
             *([] if seen is None else [_spread(seen)]),
         ),

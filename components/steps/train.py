@@ -170,6 +170,8 @@ def _write(
         epochs=len(trained.epochs),
         valid_recall=trained.best.recall,
         code_usage=trained.best.code_usage,
+        code_queries={name: sum(counts) for name, counts in trained.code_counts.items()},
+        num_codes=towers.num_codes,
     )
 
 

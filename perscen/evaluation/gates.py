@@ -11,7 +11,7 @@ from typing import Final, Literal
 from perscen.config import GateConfig
 from perscen.evaluation.comparison import compare, describe, outcome_of, policy_of
 from perscen.evaluation.evidence import Evidence
-from perscen.evaluation.verdict import Comparison, Finding, Outcome
+from perscen.evaluation.verdict import Comparison, Finding, Outcome, Policy
 from perscen.manifests import IndexesManifest, ModelManifest, ScoresManifest
 
 Gate = Callable[[Evidence, GateConfig], list[Finding]]
@@ -144,20 +144,36 @@ def _comparison_findings(
 
 
 def codebook(evidence: Evidence, config: GateConfig) -> list[Finding]:
-    """Refuse a codebook that a scenario hardly uses; a model without one has nothing to show."""
-    usage = evidence.model.code_usage
-    if not usage:
+    """Refuse a codebook that a scenario hardly uses; a model without one has nothing to show.
+
+    Nothing is concluded from fewer than twice as many queries as there are codes: used evenly, so
+    many leave a seventh of the codes without any, and fewer soon more than the floor allows.
+    """
+    model = evidence.model
+    if not model.code_usage:
         return []
-    return [
-        _share_finding(
+    findings = []
+    for scenario in evidence.expected_scenarios:
+        usage = model.code_usage.get(scenario)
+        finding = _share_finding(
             "codebook",
             scenario,
-            usage.get(scenario),
+            usage,
             config.code_usage_floor,
             what="share of the codebook in use",
         )
-        for scenario in evidence.expected_scenarios
-    ]
+        queries, needed = model.code_queries.get(scenario, 0), 2 * model.num_codes
+        if usage is not None and finding.outcome is Outcome.FAIL and queries < needed:
+            finding = finding.model_copy(
+                update={
+                    "outcome": Outcome.INSUFFICIENT,
+                    "policy": Policy.SHIP_AND_WATCH,
+                    "message": f"{finding.message}, but only {queries} validation queries have "
+                    f"clicks in the scenario, {needed} are needed to tell; it ships, watched",
+                }
+            )
+        findings.append(finding)
+    return findings
 
 
 def index(evidence: Evidence, config: GateConfig) -> list[Finding]:

@@ -31,7 +31,8 @@ class Validation:
 
     Attributes:
         recall: Mean Recall@K over the users of each scenario that has any, in [0, 1].
-        code_counts: Queries of each scenario that fell on each code; empty without a codebook.
+        code_counts: Queries of each scenario that fell on each code, of those with clicks in it:
+            the others all fall on one, which says nothing. Empty without a codebook.
         not_finite: The first scenario with a vector that is not finite, or None.
     """
 
@@ -137,10 +138,14 @@ class Validator:
         return {name: mean_over_users(recall_Q[own]) for name, own in rows.items() if len(own)}
 
     def _count(self, codes_Q: NDArray[np.int64], *, num_codes: int) -> dict[str, list[int]]:
-        return {
-            name: np.bincount(codes_Q[self._rows_of(scenario)], minlength=num_codes).tolist()
-            for scenario, name in enumerate(self._splits.schema.scenarios)
-        }
+        slices = self._splits.valid_slices
+        has_clicks_Q = np.asarray(slices.spec_end) > np.asarray(slices.spec_start)
+        counts = {}
+        for scenario, name in enumerate(self._splits.schema.scenarios):
+            own_Q = self._rows_of(scenario)
+            codes = codes_Q[own_Q[has_clicks_Q[own_Q]]]
+            counts[name] = np.bincount(codes, minlength=num_codes).tolist()
+        return counts
 
     def _rows_of(self, scenario: int) -> NDArray[np.int64]:
         return np.flatnonzero(self._splits.valid.scenario == scenario)

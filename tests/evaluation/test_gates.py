@@ -81,6 +81,8 @@ def evidence(
             epochs=1,
             valid_recall=dict.fromkeys(scenarios, 0.5),
             code_usage=dict.fromkeys(scenarios, 0.9),
+            code_queries=dict.fromkeys(scenarios, 20),
+            num_codes=10,
         ),
         "indexes": IndexesManifest(
             **stamp,
@@ -245,6 +247,15 @@ def test_a_recall_under_the_absolute_floor_is_refused():
 def test_a_codebook_hardly_used_or_not_measured_is_refused(usage, expected):
     findings = gates.codebook(evidence(model={"code_usage": usage}), CONFIG)
     assert {finding.scenario: finding.outcome for finding in findings} == expected
+
+
+def test_nothing_is_concluded_of_a_codebook_that_few_queries_could_use():
+    few = {"code_usage": {"1": 0.2, "4": 0.3}, "code_queries": {"1": 19, "4": 3}}
+    one, other = gates.codebook(evidence(model=few), CONFIG)
+    assert (one.outcome, one.policy) == (Outcome.INSUFFICIENT, Policy.SHIP_AND_WATCH)
+    assert not one.blocks
+    assert "only 19 validation queries have clicks in the scenario, 20 are needed" in one.message
+    assert other.outcome is Outcome.PASS, "three queries on three codes are all one can ask"
 
 
 def test_an_index_that_loses_items_on_test_or_validation_queries_is_refused():
