@@ -65,8 +65,9 @@ def _steps(number: int, recipe: str, splits: Any, turn: Any, repeats: int) -> li
     taken = []
     with torch_settings(config) as device:
         objective = Objective(model, splits, config, device=device)
+        rows = objective.rows
         batches = plan_batches(
-            splits.train.scenario, num_clicks=len(splits.train.item), config=config, epoch=1
+            rows.seen.scenario, positives=rows.clicks, shown=rows.shown[:0], config=config, epoch=1
         )
         full = [batch for batch in batches if len(batch) > max(map(len, batches)) * 0.9]
         for step, rows_B in enumerate(full[: repeats + 1]):

@@ -117,6 +117,17 @@ class ShownConfig(Section):
     """Such rows that an epoch has at most for each click, drawn anew for each epoch."""
 
 
+class SelfTrainingConfig(Section):
+    """Clicks of other scenarios as positives, where the model is surest of them (spec 3.4)."""
+
+    share: float = Field(0.0, ge=0, le=1)
+    """Of a scenario's candidates, which are its users' clicks elsewhere, at the end; 0 is none."""
+    warmup: int = Field(3, ge=1)
+    """Epochs without any, in which the model learns to judge them."""
+    ramp: int = Field(5, ge=1)
+    """Epochs after those in which the share grows evenly to ``share``."""
+
+
 class TrainConfig(Section):
     """The training loop (spec 2.7, 2.8)."""
 
@@ -130,6 +141,7 @@ class TrainConfig(Section):
     optim: OptimConfig = OptimConfig()
     batch: BatchConfig = BatchConfig()
     shown: ShownConfig = ShownConfig()
+    self_training: SelfTrainingConfig = SelfTrainingConfig()
     max_epochs: int = Field(50, ge=1)
     patience: int = Field(5, ge=1)
     """Epochs without a better validation recall, unweighted mean over scenarios, to stop."""
@@ -224,6 +236,15 @@ class Config(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _single_has_no_other_scenario(self) -> Config:
+        if self.train.self_training.share and getattr(self.model, "form", "multi") == "single":
+            raise ValueError(
+                "train.self_training.share has no meaning with model.form: single, whose models "
+                "never learn from another scenario's clicks"
+            )
+        return self
+
 
 def read_config(path: Path) -> Config:
     """Return the settings in a YAML file.
@@ -268,6 +289,8 @@ def _explain(error: Any) -> str:
     if family:
         del loc[1]  # the union's tag is no part of the path
     field = ".".join(loc)
+    if kind == "value_error":  # of settings that do not go together: the whole section is no help
+        return ": ".join(filter(None, [field, str(error["ctx"]["error"])]))
     if kind != "extra_forbidden":
         return f"{field}: {error['msg']} (got {error['input']!r})"
     known = _keys_at(loc[:-1], family)

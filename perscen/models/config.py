@@ -241,6 +241,15 @@ class SassConfig(BaselineConfig):
     random, or learn from items alone."""
 
 
+class MaskedItemsConfig(Section):
+    """Clicks hidden while training, to be told from those around them (spec 3.6)."""
+
+    weight: float = Field(0.0, ge=0)
+    """Of that loss beside the task's; 0 hides none."""
+    share: float = Field(0.15, gt=0, lt=1)
+    """Of the clicks, drawn anew in each step."""
+
+
 class M5Config(BaselineConfig):
     """M5: a scenario gate on the clicks, self-attention, and split experts."""
 
@@ -255,6 +264,10 @@ class M5Config(BaselineConfig):
     """Of the item tower's hidden layers."""
     item_scenario: bool = False
     """The scenario as one more item field: one index per scenario instead of one for all."""
+    content: tuple[str, ...] = ()
+    """Item fields, such as author_id and tag, that a second half reads clicks and items by instead
+    of their ids; without any there is no such half. Both vectors are then twice as wide."""
+    masked_items: MaskedItemsConfig = MaskedItemsConfig()
 
     @model_validator(mode="after")
     def _heads_share_the_embedding(self) -> Self:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from perscen.data.batches import ItemBatch, UserBatch
 from perscen.data.splits import Splits
-from perscen.errors import ConfigError
 from perscen.models.attention import SelfAttention
 from perscen.models.config import IcanConfig
 from perscen.models.embedding import count_values
@@ -77,7 +76,7 @@ class Ican(FieldTowers):
             history_node=False,
         )
         self._attributes = attributes
-        self.catalogue = ItemAttributes(schema, by)
+        self.catalogue = ItemAttributes(schema, by, config, setting="attributes")
         num_groups = len(schema.scenarios) * len(attributes)
         self.contextual = ContextualAttention(dim)
         self.internal = SelfAttention(dim, config.heads, scaled=False)
@@ -134,11 +133,6 @@ class Ican(FieldTowers):
 def _attributes(schema: Schema, config: IcanConfig) -> tuple[str, ...]:
     """Return what a click is read by: its id, then the attributes that are asked for."""
     if config.attributes is not None:
-        if hidden := sorted({*config.attributes} & ({*config.exclude_fields} - {ITEM_ID})):
-            raise ConfigError(
-                f"model.attributes reads {', '.join(hidden)}, which model.exclude_fields hides",
-                hint="take it out of one of them",
-            )
         return config.attributes
     fields = {field.name for field in (*schema.item.categorical, *schema.item.bags)}
     known = fields - {*config.exclude_fields}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from perscen.data.batches import Packed
 from perscen.data.splits import Splits
 from perscen.errors import ConfigError
+from perscen.models.config import TwoTowerConfig
 from perscen.schema import Schema
 
 
@@ -28,12 +29,16 @@ class ItemAttributes(nn.Module):
     Args:
         schema: The data's fields.
         names: Item fields to keep.
+        config: Settings of the model that asks for them.
+        setting: Which of those names the fields.
 
     Raises:
-        ConfigError: A name is no categorical or multi-valued field of items.
+        ConfigError: A name is no categorical or multi-valued field of items, or is excluded.
     """
 
-    def __init__(self, schema: Schema, names: Sequence[str]) -> None:
+    def __init__(
+        self, schema: Schema, names: Sequence[str], config: TwoTowerConfig, *, setting: str
+    ) -> None:
         super().__init__()
         categorical = [field.name for field in schema.item.categorical]
         bags = [field.name for field in schema.item.bags]
@@ -41,11 +46,16 @@ class ItemAttributes(nn.Module):
             if name not in (*categorical, *bags):
                 near = difflib.get_close_matches(name, (*categorical, *bags), n=1)
                 raise ConfigError(
-                    f"model.attributes: {name!r} is no categorical or multi-valued item field",
+                    f"model.{setting}: {name!r} is no categorical or multi-valued item field",
                     hint=f"did you mean {near[0]!r}?"
                     if near
                     else f"there are {', '.join((*categorical, *bags))}",
                 )
+        if hidden := sorted({*names} & {*config.exclude_fields}):
+            raise ConfigError(
+                f"model.{setting} reads {', '.join(hidden)}, which model.exclude_fields hides",
+                hint="take it out of one of them",
+            )
         self._columns = {name: categorical.index(name) for name in names if name in categorical}
         self._bags = {name: bags.index(name) for name in names if name in bags}
         num_rows = schema.num_item_rows

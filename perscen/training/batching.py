@@ -16,25 +16,35 @@ Longs = NDArray[np.int64]
 
 
 def plan_batches(
-    scenario_E: NDArray[np.int32], *, num_clicks: int, config: TrainConfig, epoch: int
+    scenario_E: NDArray[np.int32],
+    *,
+    positives: Longs,
+    shown: Longs,
+    config: TrainConfig,
+    epoch: int,
 ) -> list[Longs]:
     """Return the row numbers of each step of an epoch, shuffled by (seed, epoch).
 
-    Every click comes once. Of the rows behind the clicks, which were shown without one, as many are
-    drawn anew as ``train.shown.per_click`` allows. Rows are dealt evenly over as many batches as
-    the size asks for, so that no step is left with a handful of rows that would weigh as much as a
-    full batch.
+    Rows are dealt evenly over as many batches as the size asks for, so that no step is left with a
+    handful of rows that would weigh as much as a full batch.
+
+    Args:
+        scenario_E: Of all training rows.
+        positives: Rows that come once each.
+        shown: Rows without a click, of which as many are drawn anew as ``train.shown.per_click``
+            allows.
+        config: The ``train`` section.
+        epoch: From 1.
 
     Raises:
         ConfigError: A batch has no room for one positive with its negatives.
     """
     size = positives_per_batch(config)
     rng = generator(config.seed, "batches", epoch)
-    rows = np.arange(len(scenario_E))
-    num_shown = int(config.shown.per_click * num_clicks)
-    if len(rows) - num_clicks > num_shown:
-        drawn = rng.choice(rows[num_clicks:], num_shown, replace=False)
-        rows = np.concatenate([rows[:num_clicks], np.sort(drawn)])
+    num_shown = int(config.shown.per_click * len(positives))
+    if len(shown) > num_shown:
+        shown = np.sort(rng.choice(shown, num_shown, replace=False))
+    rows = np.concatenate([positives, shown])
     if not config.batch.by_scenario:
         return _deal(rng.permutation(rows), size)
     batches = [

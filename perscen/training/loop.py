@@ -26,6 +26,7 @@ from perscen.training.distributed import start_alike
 from perscen.training.losses import BatchLoss, Objective
 from perscen.training.optimiser import running_mean
 from perscen.training.records import EpochRecord, LossSums, Trained
+from perscen.training.self_training import SelfTraining
 from perscen.training.steps import Steps, Watcher
 from perscen.training.validation import Validator
 
@@ -102,6 +103,12 @@ class _Training:
         self._splits = splits
         self._objective = Objective(model, splits, config, device=device)
         self._scenario_E = self._objective.rows.seen.scenario
+        self._self_training = (
+            SelfTraining(self._objective, splits, config.self_training)
+            if config.self_training.share
+            else None
+        )
+        self._lent = np.zeros(0, dtype=np.int64)  # candidates that are positives in this epoch
         self._validator = Validator(splits, k=config.monitor_k, device=device)
         self._steps = Steps(model, config.optim, checkpoint=checkpoint, save=self._save)
         self._average = running_mean(model, decay=config.optim.weight_average)
@@ -171,11 +178,16 @@ class _Training:
         self._steps.begin_training()
 
     def _run_epoch(self) -> None:
+        rows, epoch = self._objective.rows, self._steps.epoch
+        # In the middle of an epoch its weights no longer tell which candidates it began with.
+        if self._self_training is not None and self._steps.done == 0:
+            self._lent = self._self_training.choose(self._kept, epoch=epoch)
         batches = plan_batches(
             self._scenario_E,
-            num_clicks=self._objective.rows.num_clicks,
+            positives=np.concatenate([rows.clicks, self._lent]),
+            shown=rows.shown,
             config=self._config,
-            epoch=self._steps.epoch,
+            epoch=epoch,
         )
         self._steps.run(
             lambda step: self._take_step(batches[step]), until=len(batches), num_steps=len(batches)
@@ -217,9 +229,17 @@ class _Training:
         of_rank = [rank()] if rank() else []
         seed_torch(self._config.seed, purpose, epoch, step, *of_rank)
 
+    @property
+    def _kept(self) -> TwoTower:
+        """The model with the weights that are judged, and kept if they are the best."""
+        if self._average is None:
+            return self._model
+        averaged = self._average.module
+        assert isinstance(averaged, TwoTower)
+        return averaged
+
     def _close_epoch(self) -> EpochRecord:
-        kept: Any = self._model if self._average is None else self._average.module
-        validation = self._validator(kept)
+        validation = self._validator(self._kept)
         if validation.not_finite is not None:
             raise TrainingDiverged(
                 f"after epoch {self._steps.epoch} vectors of scenario {validation.not_finite} are "
@@ -235,7 +255,8 @@ class _Training:
             self._best = record
             self._best_counts = validation.code_counts
             self._best_weights = {
-                name: weight.detach().cpu().clone() for name, weight in kept.state_dict().items()
+                name: weight.detach().cpu().clone()
+                for name, weight in self._kept.state_dict().items()
             }
         self._steps.epoch, self._steps.done, self._sums = self._steps.epoch + 1, 0, LossSums()
         return record
@@ -269,6 +290,7 @@ class _Training:
                 "epoch": self._steps.epoch,
                 "step": self._steps.done,
                 "sums": vars(self._sums),
+                "lent": torch.from_numpy(self._lent),
                 "epochs": [record.model_dump() for record in self._epochs],
                 "best_epoch": self._best.epoch if self._best else 0,
                 "best_weights": self._best_weights,
@@ -288,6 +310,7 @@ class _Training:
         self._pretraining_losses = state["pretraining"]
         self._steps.epoch, self._steps.done = state["epoch"], state["step"]
         self._sums = LossSums(**state["sums"])
+        self._lent = state["lent"].numpy()
         self._epochs = [EpochRecord(**record) for record in state["epochs"]]
         if state["best_epoch"]:
             self._best = self._epochs[state["best_epoch"] - 1]

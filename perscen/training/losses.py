@@ -76,25 +76,27 @@ class Objective:
         self._model = model
         self._config = config
         self._device = device
-        self.rows = TrainingRows.of(splits, config.shown)
-        self._own_E = model.own_contribution(self.rows.seen)
+        self.rows = TrainingRows.of(splits, config.shown, candidates=config.self_training.share > 0)
+        met = self.rows.met
+        self._own_E = np.zeros(len(self.rows.weight_E))
+        self._own_E[: self.rows.num_met] = model.own_contribution(met)
         self._counted = bool(self._own_E.any())
         self._users = UserSource(splits, device=device)
         self._items = ItemSource(splits.items, device=device)
         self._catalogue_M = torch.arange(FIRST_ROW, self._items.num_rows, device=device)
         self._row_loss = binary_cross_entropy if config.loss == "bce" else softmax_cross_entropy
-        seen, num_rows = self.rows.seen, self._items.num_rows
+        num_rows = self._items.num_rows
         self._negatives: NegativeSampler | None = None
         self._samples: CatalogueSampler | None = None
         if config.loss != "full_softmax":
             self._negatives = NegativeSampler(
-                seen, num_item_rows=num_rows, config=config.neg, seed=config.seed
+                self.rows.seen, num_item_rows=num_rows, config=config.neg, seed=config.seed
             )
         elif len(self._catalogue_M) > config.softmax_items:
             self._samples = CatalogueSampler(
-                seen.item,
-                seen.scenario,
-                self.rows.weight_E,
+                met.item,
+                met.scenario,
+                self.rows.weight_E[: self.rows.num_met],
                 num_item_rows=num_rows,
                 num_scenarios=len(splits.schema.scenarios),
                 size=config.softmax_items,
@@ -132,6 +134,19 @@ class Objective:
         task_B = self._row_loss(logits_BC, target_B) * weight_B.to(logits_BC.dtype)
         total = task_B.sum() / len(whole_batch) + self._config.vq_weight * auxiliary
         return BatchLoss(task_B=task_B, auxiliary=auxiliary, total=total)
+
+    def scores(self, model: TwoTower, rows_B: Longs) -> Tensor:
+        """Return ``[B]``: how a model as it is scores each row's own item."""
+        batch = self._user_batch(rows_B)
+        positive_B = self._on_device(self.rows.seen.item[rows_B].astype(np.int64))
+        keys_P, pair_B = torch.unique(
+            batch.scenario_B * self._items.num_rows + positive_B, return_inverse=True
+        )
+        rows_M, index_P = torch.unique(keys_P % self._items.num_rows, return_inverse=True)
+        vectors_PG = model.encode_items(
+            self._items.batch(rows_M), index_P, keys_P // self._items.num_rows
+        )
+        return (model.encode_users(batch).vectors_BG * vectors_PG[pair_B]).sum(dim=1)
 
     @cached_property
     def _catalogue(self) -> ItemBatch:

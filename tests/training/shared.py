@@ -106,6 +106,25 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "max_epochs": 2,
         },
     ),
+    "hidden items of the whole batch": (
+        {
+            "family": "m5",
+            "emb": {"dim": 4, "init_std": 0.3},
+            "shared_experts": 2,
+            "widths": [8],
+            "item_widths": [8],
+            # As good as all: which are is drawn by each process.
+            "masked_items": {"weight": 1.0, "share": 1 - 1e-12},
+        },
+        {
+            "loss": "bce",
+            # A key's bias, which changes no attention, would else move by rounding alone.
+            "optim": {"lr": 0.02, "weight_decay": 0.01},
+            "neg": {"n": 3},
+            "batch": {"size": 51, "unit": "positives"},
+            "max_epochs": 2,
+        },
+    ),
     "a sample of the catalogue": (
         BEST,
         {
@@ -114,6 +133,17 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "optim": {"lr": 0.01},
             "batch": {"size": 31, "unit": "positives"},
             "max_epochs": 2,
+        },
+    ),
+    "self-training": (
+        {"family": "adin", "emb": {"dim": 4, "init_std": 0.3}, "hidden": 8, "widths": [8]},
+        {
+            "loss": "bce",
+            "optim": {"lr": 0.02},
+            "neg": {"n": 3},
+            "batch": {"size": 51, "unit": "positives"},
+            "self_training": {"share": 0.3, "warmup": 1, "ramp": 2},
+            "max_epochs": 3,
         },
     ),
     "fewer rows than ranks": (

@@ -14,7 +14,10 @@ from tests.training.towers import quick
 
 def plan_batches(scenario_E, *, config, epoch):
     """Plan for rows that are all clicks."""
-    return batching.plan_batches(scenario_E, num_clicks=len(scenario_E), config=config, epoch=epoch)
+    rows = np.arange(len(scenario_E))
+    return batching.plan_batches(
+        scenario_E, positives=rows, shown=rows[:0], config=config, epoch=epoch
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -69,7 +72,10 @@ def test_of_the_rows_without_a_click_an_epoch_draws_as_many_as_allowed_anew():
     config = quick(batch={"size": 10, "unit": "positives"}, shown={"weight": 0.5, "per_click": 1.5})
 
     def drawn(epoch):
-        plan = batching.plan_batches(scenario_E, num_clicks=20, config=config, epoch=epoch)
+        rows = np.arange(len(scenario_E))
+        plan = batching.plan_batches(
+            scenario_E, positives=rows[:20], shown=rows[20:], config=config, epoch=epoch
+        )
         rows = np.sort(np.concatenate(plan)).tolist()
         assert rows[:20] == list(range(20)), "every click comes once"
         return rows[20:]

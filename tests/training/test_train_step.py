@@ -134,10 +134,15 @@ def test_the_model_artifact_holds_what_serving_and_report_need(trained, workplac
     assert [epoch["epoch"] for epoch in epochs] == [1, 2] == list(range(1, manifest.epochs + 1))
     assert manifest.valid_recall == epochs[manifest.best_epoch - 1]["recall"]
     counts = json.loads((path / "code_counts.json").read_text())
-    valid = Splits.open(workplace / "splits").valid
+    splits = Splits.open(workplace / "splits")
+    has_clicks = splits.valid_slices.spec_end > splits.valid_slices.spec_start
+    assert has_clicks.any()
+    assert not has_clicks.all()
+    assert manifest.num_codes == 3
     for number, scenario in enumerate(("s0", "s1")):
         assert len(counts[scenario]) == 3
-        assert sum(counts[scenario]) == (valid.scenario == number).sum()
+        own = has_clicks[splits.valid.scenario == number]
+        assert sum(counts[scenario]) == manifest.code_queries[scenario] == own.sum()
         used = sum(count > 0 for count in counts[scenario]) / 3
         assert manifest.code_usage[scenario] == pytest.approx(used)
     recalls = json.loads((path / "plots/recall.json").read_text())

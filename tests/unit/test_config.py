@@ -57,10 +57,14 @@ def test_what_is_not_said_has_the_papers_defaults():
         (
             "model",
             {"family": "dssm", "form": "single", "use_spec_sequence": True},
-            "use_spec_sequence has no meaning with form: single",
+            "^p.yaml: model: use_spec_sequence has no meaning with form: single, .* alone$",
         ),
-        ("split", {"train_days": 3}, "not a mix"),
-        ("split", {"train_days": 9, "valid_days": 2, "test_days": 2}, "split needs 13 days"),
+        ("split", {"train_days": 3}, r"^p.yaml: split: give .*; not a mix$"),
+        (
+            "split",
+            {"train_days": 9, "valid_days": 2, "test_days": 2},
+            r"^p.yaml: split needs 13 days .* keeps 11$",
+        ),
         ("run", {"logical_date": "someday"}, "run.logical_date"),
     ],
 )
