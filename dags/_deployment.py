@@ -122,8 +122,9 @@ class Deployment(_Section):
     catchup: bool = False
     wait_timeout_s: Seconds = 12 * 3600
     """How long a run waits for its day's logs."""
-    wait_interval_s: Seconds = 60
-    """How often it looks for them."""
+    wait_interval_s: Annotated[int, Field(ge=15)] = 60
+    """How often it looks for them, and a day of a backfill for the end of the day before. Airflow
+    takes a task that starts again while its worker still ends, for a lost one: hence 15 s."""
     retries: Annotated[int, Field(ge=0)] = 2
     retry_delay_s: Seconds = 60
     environment: dict[str, str] = {}

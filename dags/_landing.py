@@ -68,8 +68,12 @@ class LandedTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look, again and again; a store that does not answer is asked again."""
+        """Look, again and again; a store that does not answer is asked again.
+
+        The sensor has looked just before, so the first look is an interval later.
+        """
         while True:
+            await asyncio.sleep(self.poke_interval_s)
             try:
                 # A thread: many triggers share one event loop, and fsspec blocks.
                 days = await asyncio.to_thread(landed_days, self.raw_log)
@@ -79,7 +83,6 @@ class LandedTrigger(BaseTrigger):
                 if self.day in days:
                     yield TriggerEvent(self.day)
                     return
-            await asyncio.sleep(self.poke_interval_s)
 
 
 class LandedSensor(BaseSensorOperator):
@@ -94,7 +97,8 @@ class LandedSensor(BaseSensorOperator):
             ``poke_interval``.
         operator_arguments: As for any sensor; ``timeout`` is how long a day's logs may take. A wait
             that was too long is not tried again, whatever ``retries`` says. One that Airflow lost
-            is: its scheduler fails a task that it starts again before it has heard of its last end.
+            is: its scheduler fails a task that it starts again before it has heard of its last end,
+            so a ``poke_interval`` must be longer than a worker takes to end.
     """
 
     ui_color = "#f4f0e3"

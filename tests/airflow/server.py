@@ -126,8 +126,20 @@ class Airflow:
             if found := look():
                 return found
             time.sleep(1)
-        tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
-        raise AssertionError(f"waited {timeout:.0f} s for {for_}\n{tail}")
+        raise AssertionError(f"waited {timeout:.0f} s for {for_}\n{self._what_is_known()}")
+
+    def _what_is_known(self) -> str:
+        """Return what tasks have come to, and the end of the log but for our own requests."""
+        found = []
+        try:
+            for dag in self.get("dags", limit=100)["dags"]:
+                for run_id, run in self.runs(dag["dag_id"]).items():
+                    states = self.states(dag["dag_id"], run_id)
+                    found.append(f"{dag['dag_id']} {run_id} {run['state']}: {states}")
+        except (requests.RequestException, AssertionError) as exc:
+            found.append(f"the API does not say what tasks have come to: {exc}")
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join([*found, *[line for line in lines if "[http.access]" not in line][-200:]])
 
     def _wait_for_dag(self, dag_id: str) -> None:
         def known() -> bool:

@@ -66,7 +66,7 @@ def backfilled(tmp_path_factory) -> Iterator[Backfilled]:
         "runs_url": "http://127.0.0.1:1/runs",
         "mlflow_url": "http://127.0.0.1:1/mlflow",
         "wait_timeout_s": 60,
-        "wait_interval_s": 2,
+        "wait_interval_s": 15,
         "retry_delay_s": 2,
         "environment": {"PATH": f"{python_for(home)}{os.pathsep}{os.environ['PATH']}"},
     }
@@ -109,6 +109,11 @@ def test_a_day_begins_when_the_day_before_has_ended(backfilled):
 
     assert max(times(FIRST, "end_date")) < min(times(REFUSED, "start_date"))
     assert max(times(REFUSED, "end_date")) < min(times(LATE, "start_date"))
+
+
+def test_waiting_for_the_day_before_costs_no_tries(backfilled):
+    for day in (REFUSED, LATE):
+        assert backfilled.tasks(day)["landed"]["try_number"] == 1
 
 
 def test_each_release_refreshes_what_is_served_and_a_refusal_does_not(backfilled):
