@@ -163,6 +163,14 @@ _ROWS: Final[tuple[Row, ...]] = (
     # PERSCEN in parts.
     *_without_parts("perscen", recipe="paper"),
     *_without_parts("best", recipe="best", prefix="best_"),
+    Row(
+        "best_no_user_scenario",
+        "w/o scenario in the graph",
+        "perscen",
+        "best",
+        {"model.user_scenario": False},
+        beside="best",
+    ),
     # How much of a gain is popularity per scenario, and how much the scenario's own clicks.
     _paper("dssm_m_item_scenario", "DSSM-M, scenario in both towers", "dssm", _ITEM, "dssm_m"),
     _paper("m5_item_scenario", "M5, scenario in both towers", "m5", _ITEM, "m5"),
@@ -243,7 +251,10 @@ _ABLATIONS: Final = Table(
     "PERSCEN in parts",
     (
         Block("the paper's recipe", (*_PARTS, "perscen")),
-        Block("the recipe `best`", (*(f"best_{part}" for part in _PARTS), "best")),
+        Block(
+            "the recipe `best`",
+            (*(f"best_{part}" for part in _PARTS), "best_no_user_scenario", "best"),
+        ),
     ),
 )
 

@@ -113,6 +113,8 @@ class PerscenConfig(TwoTowerConfig):
     """PERSCEN (Du et al. 2025, arXiv:2506.18382)."""
 
     family: Literal["perscen"] = "perscen"
+    user_scenario: bool = False
+    """The scenario as one more user field: the graph is then the user's within the scenario."""
     interaction: Literal["gnn", "mlp"] = "gnn"
     graph: GraphConfig = GraphConfig()
     gnn: GnnConfig = GnnConfig()

@@ -91,11 +91,11 @@ def count_values(packed: Packed) -> Tensor:
 
 
 class TowerEmbedding(nn.Module):
-    """A tower's nodes: categorical, dense, multi-valued, then the pooled sequences it is given.
+    """A tower's nodes: categorical, dense, multi-valued, then those that it is given as vectors.
 
     Args:
         tower: The tower's fields.
-        sequences: Names of the nodes that come as vectors already.
+        vectors: Names of the nodes that come as vectors already.
         extra_tables: Fields without a node whose rows the table holds all the same.
         exclude: Fields that get no node.
         config: Width and starting spread.
@@ -108,7 +108,7 @@ class TowerEmbedding(nn.Module):
         *,
         config: EmbeddingConfig,
         pooling: Pooling,
-        sequences: tuple[str, ...] = (),
+        vectors: tuple[str, ...] = (),
         extra_tables: tuple[Field, ...] = (),
         exclude: tuple[str, ...] = (),
     ) -> None:
@@ -122,7 +122,7 @@ class TowerEmbedding(nn.Module):
             *(f.name for f in categorical),
             *(tower.dense[i] for i in dense),
             *(f.name for _, f in self._bags),
-            *sequences,
+            *vectors,
         )
         rows = (*categorical, *(f for _, f in self._bags), *extra_tables)
         self.table = FieldTable(rows, config=config) if rows else None
@@ -140,7 +140,7 @@ class TowerEmbedding(nn.Module):
         categorical_BF: Tensor,
         dense_BF: Tensor,
         bags: Sequence[Packed],
-        sequences_BD: Sequence[Tensor] = (),
+        vectors_BD: Sequence[Tensor] = (),
     ) -> Tensor:
         """Return ``[B, N, D]``, one vector per node in the order of ``names``."""
         parts = []
@@ -154,7 +154,7 @@ class TowerEmbedding(nn.Module):
                 self.table.pool(field.name, bags[i], how=self._pooling)[:, None]
                 for i, field in self._bags
             ]
-        parts += [sequence_BD[:, None] for sequence_BD in sequences_BD]
+        parts += [vector_BD[:, None] for vector_BD in vectors_BD]
         return torch.cat(parts, dim=1)
 
 

@@ -20,6 +20,7 @@ from perscen.data.splits import Splits
 from perscen.errors import ConfigError
 from perscen.models.config import TwoTowerConfig
 from perscen.models.embedding import TowerEmbedding
+from perscen.models.gather import spread
 from perscen.models.popularity import Seen
 from perscen.models.score import Score
 from perscen.models.two_tower import EncodedUsers, TwoTower
@@ -29,6 +30,7 @@ ITEM_ID: Final = "item_id"
 HISTORY_NODE: Final = "history"
 SHOWN_NODE: Final = "shown"
 SPEC_NODE: Final = "spec_history"
+SCENARIO_NODE: Final = "scenario"
 
 
 class FieldTowers(TwoTower):
@@ -44,6 +46,7 @@ class FieldTowers(TwoTower):
         history_node: Whether the pooled clicks of all scenarios are a user node, where there are
             any.
         shown_node: Whether the pooled shown items are one, where the settings have them read.
+        scenario_node: Whether the scenario's embedding is one.
 
     Raises:
         ConfigError: ``exclude_fields`` names no field, or leaves a tower without any.
@@ -62,6 +65,7 @@ class FieldTowers(TwoTower):
         spec_node: bool = False,
         history_node: bool = True,
         shown_node: bool = True,
+        scenario_node: bool = False,
     ) -> None:
         super().__init__(schema, config)
         _check_exclusions(schema, config)
@@ -73,6 +77,7 @@ class FieldTowers(TwoTower):
             shown_node=shown_node,
             spec_node=spec_node,
         )
+        self._scenario_node = scenario_node
         excluded = config.exclude_fields if item_nodes else tuple(field_names(schema, "item"))
         rows = [Field(name=ITEM_ID, num_rows=schema.num_item_rows)] * (
             reads_clicks or bool(self._sequences) or not item_nodes
@@ -84,7 +89,7 @@ class FieldTowers(TwoTower):
             schema.user,
             config=config.emb,
             pooling=self._pooling,
-            sequences=self._sequences,
+            vectors=(*self._sequences, *[SCENARIO_NODE] * scenario_node),
             exclude=config.exclude_fields,
         )
         self.item_fields = TowerEmbedding(
@@ -126,15 +131,17 @@ class FieldTowers(TwoTower):
         return getattr(self, "scenario_SD", None)
 
     def user_nodes(self, users: UserBatch) -> Tensor:
-        """Return ``[B, N, D]``: fields, then pooled sequences, eq. (2)."""
+        """Return ``[B, N, D]``: fields, then pooled sequences, eq. (2), then the scenario."""
         clicks = {
             HISTORY_NODE: users.history,
             SHOWN_NODE: users.shown,
             SPEC_NODE: users.spec_history,
         }
-        pooled = [self.pool_items(clicks[node]) for node in self._sequences]
+        vectors = [self.pool_items(clicks[node]) for node in self._sequences]
+        if self._scenario_node:
+            vectors.append(spread(self.scenario_SD, users.scenario_B))
         nodes_BND: Tensor = self.user_fields(
-            users.categorical_BF, users.dense_BF, users.bags, pooled
+            users.categorical_BF, users.dense_BF, users.bags, vectors
         )
         return nodes_BND
 

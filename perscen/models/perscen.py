@@ -67,6 +67,7 @@ class Perscen(FieldTowers):
             config,
             width=config.out_dim,
             reads_clicks=config.pref.sequence == "spec",
+            scenario_node=config.user_scenario,
         )
         self.user_interaction = make_interaction(len(self.user_fields.names), config)
         self.item_interaction = make_interaction(len(self.item_fields.names), config)

@@ -26,7 +26,10 @@ def user_vectors(model: Perscen, users: UserBatch) -> tuple[Tensor, Tensor]:
     nodes = _nodes(
         model.user_fields, model.schema.user, users.categorical_BF, users.dense_BF, users.bags
     )
-    nodes = torch.stack([*nodes, *(pooled[name] for name in model._sequences)], dim=1)
+    nodes += [pooled[name] for name in model._sequences]
+    if config.user_scenario:
+        nodes.append(model.scenario_SD[users.scenario_B])
+    nodes = torch.stack(nodes, dim=1)
     hidden = _interaction(model.user_interaction, nodes, config)
     p_hat, loss = _preference(model, users)
     return _fusion(model.user_fusion, hidden, p_hat, config), loss

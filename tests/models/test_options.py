@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import platform
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ OPTIONS: dict[str, list[Any]] = {
     "dropout": [0.0, 0.2],
     "exclude_fields": [(), ("user_id",), ("item_id", "history"), ("tag", "dense", "group")],
     "shown_sequence": [False, True],
+    "user_scenario": [False, True],
 }
 
 
@@ -141,6 +143,7 @@ PLAIN: list[dict[str, Any]] = [
     {"fusion": "direct", "item_tower.scenario_aware": False, "gnn.layers": 1},
     {"fusion": "direct_concat", "item_tower.share_scenario_encoder": True},
     {"exclude_fields": ("user_id", "item_id", "tag")},
+    {"user_scenario": True, "shown_sequence": True, "graph.power": "refined"},
 ]
 
 
@@ -201,6 +204,20 @@ def test_an_excluded_field_has_neither_node_nor_rows() -> None:
     model = Perscen(SPLITS.schema, config(exclude_fields=("user_id", "history")))
     assert model.user_fields.names == ("group", "dense")
     assert len(model.user_fields.table.weight_RD) == 6
+
+
+def test_the_scenario_as_a_user_field_makes_the_graph_one_of_the_user_in_the_scenario() -> None:
+    torch.manual_seed(0)
+    model = Perscen(SPLITS.schema, config(user_scenario=True, exclude_fields=("user_id",))).eval()
+    users = train_users(SPLITS)
+    elsewhere = replace(users, scenario_B=1 - users.scenario_B)
+    seen, seen_elsewhere = model.inspect(users), model.inspect(elsewhere)
+    assert seen.node_names == ("group", "dense", "history", "scenario")
+    assert not torch.equal(seen.adjacency_BNN[0], seen_elsewhere.adjacency_BNN[0])
+    blind = Perscen(SPLITS.schema, config(exclude_fields=("user_id",))).eval()
+    torch.testing.assert_close(
+        blind.inspect(users).adjacency_BNN, blind.inspect(elsewhere).adjacency_BNN, rtol=0, atol=0
+    )
 
 
 def test_an_excluded_item_id_keeps_its_rows_for_the_sequences_alone() -> None:
