@@ -46,11 +46,8 @@ BEST: Final = Recipe(
     # scenario, who all look alike, are left out of the codebook's upkeep. Weights are averaged over
     # about a hundred steps, because those of sparse scenarios jump from step to step. Patience
     # begins late: until the towers have found something to say, recall stands still at the prior's.
-    # The graph is of the user in the scenario: a gate alone learns late what only some users like
-    # there.
     model=PerscenConfig(
         emb=EmbeddingConfig(init_std=0.3),
-        user_scenario=True,
         graph=GraphConfig(power="refined"),
         vq=VqConfig(beta=0.0, ema_decay=0.99, revive_after=30, mask_empty=True),
         score="cosine",

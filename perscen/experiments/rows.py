@@ -164,11 +164,11 @@ _ROWS: Final[tuple[Row, ...]] = (
     *_without_parts("perscen", recipe="paper"),
     *_without_parts("best", recipe="best", prefix="best_"),
     Row(
-        "best_no_user_scenario",
-        "w/o scenario in the graph",
+        "best_user_scenario",
+        "w/ scenario in the graph",
         "perscen",
         "best",
-        {"model.user_scenario": False},
+        {"model.user_scenario": True},
         beside="best",
     ),
     # How much of a gain is popularity per scenario, and how much the scenario's own clicks.
@@ -253,7 +253,7 @@ _ABLATIONS: Final = Table(
         Block("the paper's recipe", (*_PARTS, "perscen")),
         Block(
             "the recipe `best`",
-            (*(f"best_{part}" for part in _PARTS), "best_no_user_scenario", "best"),
+            (*(f"best_{part}" for part in _PARTS), "best_user_scenario", "best"),
         ),
     ),
 )
