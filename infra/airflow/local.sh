@@ -55,7 +55,7 @@ stop() {
 
 as_postgres() { # PostgreSQL's server refuses to run as root.
   if [ "$(id -u)" = 0 ]; then
-    (cd / && runuser --user postgres -- "$@")
+    (cd / && PATH="$PATH:/usr/sbin" runuser --user postgres -- "$@") # root without root's PATH
   else
     "$@"
   fi
