@@ -145,8 +145,9 @@ class TrainConfig(Section):
     max_epochs: int = Field(50, ge=1)
     patience: int = Field(5, ge=1)
     """Epochs without a better validation recall, unweighted mean over scenarios, to stop."""
-    min_epochs: int = Field(0, ge=0)
-    """Epochs before which patience does not count: past the global-popularity plateau."""
+    min_steps: int = Field(0, ge=0)
+    """Optimiser steps before which patience does not count: past the plateau of popularity, whose
+    length is a matter of steps, not of epochs."""
     monitor_k: int = Field(100, ge=1)
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -32,7 +32,7 @@ PAPER: Final = Recipe(
     # off the plateau of global popularity: larger starting embeddings, whose products do not
     # vanish, a larger step, and a patience that does not fire on the plateau.
     model=PerscenConfig(emb=EmbeddingConfig(init_std=0.3)),
-    train=TrainConfig(optim=OptimConfig(lr=3e-3), patience=8, min_epochs=10),
+    train=TrainConfig(optim=OptimConfig(lr=3e-3), patience=8, min_steps=1_100),
 )
 
 BEST: Final = Recipe(
@@ -65,7 +65,7 @@ BEST: Final = Recipe(
         shown=ShownConfig(weight=0.5),
         max_epochs=20,
         patience=3,
-        min_epochs=10,
+        min_steps=1_000,
     ),
 )
 

@@ -152,13 +152,13 @@ class _Training:
         )
 
     def _finished(self) -> bool:
-        done = self._steps.epoch - 1
-        if done == 0 or self._best is None:
+        if self._best is None:
             return False
-        # Patience starts to count after min_epochs: before, a model may sit on the plateau of
-        # global popularity without being done.
-        waited = done - max(self._best.epoch, self._config.min_epochs)
-        return done >= self._config.max_epochs or waited >= self._config.patience
+        # Before min_steps a model may sit on the plateau of popularity without being done: epochs
+        # without a better recall count from the first one that ends later.
+        late = [r.epoch for r in self._epochs if r.steps >= self._config.min_steps]
+        waited = late[-1] - max(self._best.epoch, late[0]) if late else 0
+        return len(self._epochs) >= self._config.max_epochs or waited >= self._config.patience
 
     def _pretrain(self, stage: Pretraining, watchers: Sequence[Watcher]) -> None:
         num_steps = stage.num_epochs * stage.steps_per_epoch
@@ -249,7 +249,8 @@ class _Training:
                 scenario=validation.not_finite,
                 hint=_CALMER,
             )
-        record = self._sums.record(self._steps.epoch, validation)
+        before = self._epochs[-1].steps if self._epochs else 0
+        record = self._sums.record(self._steps.epoch, validation, steps=before + self._steps.done)
         self._epochs.append(record)
         if self._best is None or record.macro_recall > self._best.macro_recall:
             self._best = record

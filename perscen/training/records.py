@@ -13,6 +13,8 @@ class EpochRecord(Record):
 
     epoch: int
     """Counted from 1."""
+    steps: int
+    """Optimiser steps taken since the first epoch began."""
     loss: float
     task_loss: float
     auxiliary_loss: float
@@ -50,10 +52,11 @@ class LossSums:
         self.auxiliary += weight * auxiliary
         self.weight += weight
 
-    def record(self, epoch: int, validation: Validation) -> EpochRecord:
+    def record(self, epoch: int, validation: Validation, *, steps: int) -> EpochRecord:
         """Return the epoch's record: mean losses, and how the validation went."""
         return EpochRecord(
             epoch=epoch,
+            steps=steps,
             loss=self.loss / self.weight,
             task_loss=self.task / self.weight,
             auxiliary_loss=self.auxiliary / self.weight,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import pytest
 import torch
@@ -57,12 +58,23 @@ def test_the_weights_of_the_best_epoch_are_kept(splits):
     assert equal(weights(model), weights(short))
 
 
-@pytest.mark.parametrize(("min_epochs", "expected"), [(0, 3), (7, 9)])
-def test_patience_counts_epochs_since_the_best_and_only_after_min_epochs(
-    splits, min_epochs, expected
+@pytest.mark.parametrize(
+    ("min_epochs", "expected"), [(0, 3), (1, 3), (6.5, 9), (7, 9), (7.1, 10), (99, 20)]
+)
+@pytest.mark.parametrize("size", [16, 1000])
+def test_patience_counts_epochs_since_the_best_and_only_after_min_steps(
+    splits, size, min_epochs, expected
 ):
-    frozen = quick(max_epochs=20, patience=2, min_epochs=min_epochs, optim={"lr": 1e-12})
-    assert len(train(tiny(splits), splits, frozen).epochs) == expected
+    an_epoch = -(-len(splits.train.item) // size)
+    frozen = quick(
+        batch={"size": size, "unit": "positives"},
+        max_epochs=20,
+        patience=2,
+        min_steps=math.ceil(min_epochs * an_epoch),
+        optim={"lr": 1e-12},
+    )
+    epochs = train(tiny(splits), splits, frozen).epochs
+    assert [record.steps for record in epochs] == [an_epoch * (n + 1) for n in range(expected)]
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_bit_and_another_seed_others(splits):
