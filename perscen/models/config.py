@@ -115,6 +115,9 @@ class PerscenConfig(TwoTowerConfig):
     family: Literal["perscen"] = "perscen"
     user_scenario: bool = False
     """The scenario as one more user field: the graph is then the user's within the scenario."""
+    centred: bool = False
+    """Take off both towers' vectors what they have in common at the start, in each scenario. It
+    shortens the plateau of popularity, which counts where an epoch has few steps."""
     interaction: Literal["gnn", "mlp"] = "gnn"
     graph: GraphConfig = GraphConfig()
     gnn: GnnConfig = GnnConfig()

@@ -58,6 +58,7 @@ OPTIONS: dict[str, list[Any]] = {
     "exclude_fields": [(), ("user_id",), ("item_id", "history"), ("tag", "dense", "group")],
     "shown_sequence": [False, True],
     "user_scenario": [False, True],
+    "centred": [False, True],
 }
 
 
@@ -144,13 +145,16 @@ PLAIN: list[dict[str, Any]] = [
     {"fusion": "direct_concat", "item_tower.share_scenario_encoder": True},
     {"exclude_fields": ("user_id", "item_id", "tag")},
     {"user_scenario": True, "shown_sequence": True, "graph.power": "refined"},
+    {"centred": True},
 ]
 
 
 @pytest.mark.parametrize("choices", PLAIN, ids=[str(c) for c in PLAIN])
 def test_the_model_is_the_plain_one_in_values_and_gradients(choices: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    model = Perscen(SPLITS.schema, config(**{"vq.init": "uniform", **choices})).double()
+    model = Perscen(SPLITS.schema, config(**{"vq.init": "uniform", **choices}))
+    model.start_from(SPLITS)
+    model.double()
     users = train_users(SPLITS)
     rows = torch.from_numpy(np.array(SPLITS.train.item)).long()
     source = ItemSource(SPLITS.items)
@@ -189,11 +193,12 @@ def test_the_model_is_the_plain_one_in_values_and_gradients(choices: dict[str, A
         ({"item_tower.share_scenario_encoder": True}, "item_preference.encode_scenario"),
         ({"graph.source": "shared"}, "first_weight"),
         ({"item_bias": "none"}, "score."),
+        ({"centred": False}, "centre."),
     ],
 )
 def test_what_is_switched_off_has_no_weights(choices: dict[str, Any], absent: str) -> None:
     with_it, without = (
-        Perscen(SPLITS.schema, config(item_bias="popularity")),
+        Perscen(SPLITS.schema, config(item_bias="popularity", centred=True)),
         Perscen(SPLITS.schema, config(**choices)),
     )
     assert any(absent in name for name in with_it.state_dict())
