@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,20 @@ class Worker:
     def signal(self, number: int) -> None:
         """Send the process a signal."""
         self._process.send_signal(number)
+
+    def interrupt(self) -> dict[str, Any]:
+        """Interrupt what it does and return the answer.
+
+        While a trigger runs, the first signal is a cancellation, which the libraries under the
+        trigger lose if it comes at the wrong moment; asyncio makes an exception of the second.
+        """
+        again = threading.Timer(20, self.signal, [signal.SIGINT])
+        again.start()
+        try:
+            self.signal(signal.SIGINT)
+            return self.answer()
+        finally:
+            again.cancel()
 
     def stop(self) -> None:
         """End the process."""

@@ -277,8 +277,7 @@ def test_a_pod_whose_trigger_was_lost_is_gone_on_with(
     worker.says("running trigger in line")  # before, the signal would end the task and not it
     reads = kubernetes.cluster.reads
     kubernetes.wait(lambda cluster: cluster.reads > reads)
-    worker.signal(signal.SIGINT)
-    assert worker.answer()["state"] == "interrupted"
+    assert worker.interrupt()["state"] == "interrupted"
     kubernetes.call(may_end.set)
 
     told = worker.ask("try_again", **asked)
