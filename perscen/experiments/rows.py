@@ -163,15 +163,14 @@ _ROWS: Final[tuple[Row, ...]] = (
     # PERSCEN in parts.
     *_without_parts("perscen", recipe="paper"),
     *_without_parts("best", recipe="best", prefix="best_"),
-    Row(
+    _best(
         "best_user_scenario",
         "w/ scenario in the graph",
         "perscen",
-        "best",
         {"model.user_scenario": True},
-        beside="best",
+        "best",
     ),
-    Row("best_centred", "w/ centred start", "perscen", "best", {"model.centred": True}, "best"),
+    _best("best_centred", "w/ centred start", "perscen", {"model.centred": True}, "best"),
     # How much of a gain is popularity per scenario, and how much the scenario's own clicks.
     _paper("dssm_m_item_scenario", "DSSM-M, scenario in both towers", "dssm", _ITEM, "dssm_m"),
     _paper("m5_item_scenario", "M5, scenario in both towers", "m5", _ITEM, "m5"),

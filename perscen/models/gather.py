@@ -3,7 +3,7 @@
 The gradient of a gather is a product with a transposed 0/1 matrix. On the CPU, SciPy's sparse
 product is several times faster at it than torch, and as deterministic.
 
-Letters: R table rows, V values, B bags, D width.
+Letters: R table rows, V values, B bags, D width, M items, S scenarios, P (item, scenario) pairs.
 """
 
 from __future__ import annotations
@@ -46,6 +46,12 @@ def pooled_sum(table_RD: Tensor, rows_V: Tensor, offsets_B1: Tensor) -> Tensor:
         )
     out: Tensor = _Pool.apply(table_RD, rows_V, offsets_B1, True)  # type: ignore[no-untyped-call]
     return out
+
+
+def every_pair(num_items: int, scenario_S: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``index_P`` and ``scenario_P`` of all items in each scenario, one after the other."""
+    index_M = torch.arange(num_items, device=scenario_S.device)
+    return index_M.repeat(len(scenario_S)), scenario_S.repeat_interleave(num_items)
 
 
 class _Pool(torch.autograd.Function):

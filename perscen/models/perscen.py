@@ -20,6 +20,7 @@ from perscen.models.embedding import count_values
 from perscen.models.feature_graph import make_interaction
 from perscen.models.field_towers import FieldTowers
 from perscen.models.fusion import FUSIONS, Fused, fusion_width
+from perscen.models.gather import every_pair
 from perscen.models.preference import (
     ConstantPreference,
     ItemPreference,
@@ -126,9 +127,8 @@ class Perscen(FieldTowers):
         users, items = sample_users(splits), sample_items(splits)
         fused = self._fuse_users(self.user_nodes(users), self._preference(users))
         user_centre.measure(fused.vector_PG, users.scenario_B)
-        num_items, num_scenarios = len(items.rows_B), len(self.schema.scenarios)
-        index_P = torch.arange(num_items).repeat(num_scenarios)
-        scenario_P = torch.arange(num_scenarios).repeat_interleave(num_items)
+        scenario_S = torch.arange(len(self.schema.scenarios))
+        index_P, scenario_P = every_pair(len(items.rows_B), scenario_S)
         fused = self._fuse_items(items, index_P, scenario_P)
         item_centre.measure(fused.vector_PG, scenario_P)
 

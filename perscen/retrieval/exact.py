@@ -14,6 +14,7 @@ from torch import Tensor
 
 from perscen.data.batches import ItemSource, UserSource
 from perscen.data.splits import Queries, Slices
+from perscen.models.gather import every_pair
 from perscen.models.two_tower import TwoTower
 from perscen.schema import FIRST_ROW
 
@@ -41,11 +42,7 @@ def catalogue_vectors(
     for first in range(FIRST_ROW, items.num_rows, block):
         rows_B = torch.arange(first, min(first + block, items.num_rows), device=device)
         num = len(rows_B)
-        vectors_PG = model.encode_items(
-            items.batch(rows_B),
-            torch.arange(num, device=device).repeat(len(wanted)),
-            scenario_S.repeat_interleave(num),
-        )
+        vectors_PG = model.encode_items(items.batch(rows_B), *every_pair(num, scenario_S))
         start = first - FIRST_ROW
         vectors_SVG[:, start : start + num] = vectors_PG.view(len(wanted), num, model.dim)
     return vectors_SVG

@@ -27,7 +27,7 @@ from perscen.config import TrainConfig
 from perscen.data.batches import ItemBatch, ItemSource, UserBatch, UserSource
 from perscen.data.sampling import CatalogueSampler, NegativeSampler
 from perscen.data.splits import Splits
-from perscen.models.gather import spread
+from perscen.models.gather import every_pair, spread
 from perscen.models.ranks import gather_parts, num_ranks, share
 from perscen.models.two_tower import TwoTower
 from perscen.schema import FIRST_ROW
@@ -277,9 +277,7 @@ class Objective:
         """
         num_items, num_scenarios = len(self._own_items.rows_B), len(scenario_S)
         vectors_PG: Tensor = self._model.encode_items(
-            self._own_items,
-            torch.arange(num_items, device=self._device).repeat(num_scenarios),
-            scenario_S.repeat_interleave(num_items),
+            self._own_items, *every_pair(num_items, scenario_S)
         )
         own_SMG = vectors_PG.view(num_scenarios, num_items, -1)
         return (
