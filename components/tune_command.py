@@ -153,12 +153,11 @@ def _table(found: Tuned, trials: Sequence[Training], space: Space) -> Table:
         table.add_column(f"seed {seed}", justify="right")
     table.add_column("mean ± sd", justify="right")
     table.add_column("settings that differ from the recipe's", overflow="fold")
-    own = space.settings(space.start())
     for finalist in found.finalists:
         values = [100 * finalist.by_seed[seed].value for seed in found.seeds]
         spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
-        changed = {path: v for path, v in finalist.settings.items() if v != own[path]}
-        told = ", ".join(f"{path}: {_number(value)}" for path, value in changed.items())
+        changes = space.changes(finalist.settings)
+        told = ", ".join(f"{path}: {_number(value)}" for path, value in changes.items())
         table.add_row(
             str(finalist.trial),
             *(f"{value:.2f}" for value in values),

@@ -109,6 +109,11 @@ class Space:
         """Return the settings that drawn values stand for."""
         return {path: self.varied[path].setting(value) for path, value in drawn.items()}
 
+    def changes(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of the varied settings that are not the recipe's own."""
+        own = self.settings(self.start())
+        return {path: value for path, value in settings.items() if value != own[path]}
+
     def to_json(self) -> str:
         """Return what tells this space from another."""
         plain = {path: one.model_dump(mode="json") for path, one in self.varied.items()}

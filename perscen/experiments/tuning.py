@@ -180,7 +180,7 @@ class _Search:
         spoilt = {t.trial for t in self._history.confirmations() if t.outcome != "finished"}
         sound = [t for t in best if t.trial not in spoilt]
         chosen = sound[: self._budget.finalists]
-        recipe = [t for t in sound[self._budget.finalists :] if t.settings == self._own()]
+        recipe = [t for t in sound[self._budget.finalists :] if not self._space.changes(t.settings)]
         further = self._history.confirmations()
         return [
             Finalist(
@@ -190,9 +190,6 @@ class _Search:
             )
             for first in [*chosen, *recipe[:1]]
         ]
-
-    def _own(self) -> dict[str, Any]:
-        return self._space.settings(self._space.start())
 
     def _seeds(self) -> range:
         return range(self._seed, self._seed + self._budget.seeds)
@@ -230,7 +227,7 @@ class _Search:
             logger.warning("%s diverged: %s", label, exc.message)
             training = replace(training, outcome="diverged", epochs=exc.epoch)
         except ConfigError as exc:
-            if settings == self._own():
+            if not self._space.changes(settings):
                 raise
             logger.warning("%s cannot be trained: %s", label, exc.message)
             training = replace(training, outcome="impossible")
@@ -261,9 +258,13 @@ class _Search:
         )
 
     def _log(self, label: str, training: Training) -> None:
-        facts: dict[str, Any] = {"epochs": training.epochs, "minutes_left": self._left_s() // 60}
+        facts: dict[str, Any] = {
+            "changed": self._space.changes(training.settings),
+            "epochs": training.epochs,
+        }
         if training.outcome == "finished":
             facts["macro_recall"] = round(training.value, 5)
+        facts["minutes_left"] = int(self._left_s() // 60)
         logger.info("%s %s", label, training.outcome, extra=facts)
 
 

@@ -126,6 +126,18 @@ def test_a_search_starts_from_the_recipe_and_trains_the_best_with_further_seeds(
     assert not (desk.root / "work").exists()
 
 
+def test_each_training_is_told_as_it_ends(desk: Desk, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", logger="perscen.experiments.tuning")
+    desk.search(steps=60)
+    trials, further = desk.trainings()
+    told = [r for r in caplog.records if hasattr(r, "changed")]
+    assert len(told) == len(trials) + len(further)
+    assert told[0].message == "trial 0 finished"
+    assert told[0].changed == {}  # the recipe itself
+    assert told[0].macro_recall == pytest.approx(trials[0].value, abs=1e-5)
+    assert told[1].changed["train.optim.lr"] == trials[1].settings["train.optim.lr"]
+
+
 def test_a_search_that_was_killed_tries_what_it_would_have_tried(tmp_path: Path, splits: Splits):
     whole, broken = Desk(tmp_path / "whole", splits), Desk(tmp_path / "broken", splits)
     for desk in (whole, broken):
