@@ -10,6 +10,7 @@ from perscen.errors import ConfigError, unknown_name
 from perscen.models.config import (
     FAMILY_CONFIGS,
     EmbeddingConfig,
+    GluConfig,
     GraphConfig,
     ModelConfig,
     PerscenConfig,
@@ -44,12 +45,14 @@ BEST: Final = Recipe(
     # hides the prior. Codes follow the encoder by moving averages, and nothing pulls it towards
     # them (beta): pulled, it gives every user the same vector. Users without a history in the
     # scenario, who all look alike, are left out of the codebook's upkeep. Weights are averaged over
-    # about a hundred steps, because those of sparse scenarios jump from step to step. Patience
-    # begins late: until the towers have found something to say, recall stands still at the prior's.
+    # about a hundred steps, because those of sparse scenarios jump from step to step. Gated units
+    # start without biases, which would make all users alike. Patience begins late: until the towers
+    # have found something to say, recall stands still at the prior's.
     model=PerscenConfig(
         emb=EmbeddingConfig(init_std=0.3),
         graph=GraphConfig(power="refined"),
         vq=VqConfig(beta=0.0, ema_decay=0.99, revive_after=30, mask_empty=True),
+        glu=GluConfig(init="lecun"),
         score="cosine",
         temperature=0.5,
         learn_temperature=True,

@@ -170,7 +170,13 @@ _ROWS: Final[tuple[Row, ...]] = (
         {"model.user_scenario": True},
         "best",
     ),
-    _best("best_centred", "w/ centred start", "perscen", {"model.centred": True}, "best"),
+    _best(
+        "best_linear_start",
+        "w/ GLUs started as `nn.Linear`",
+        "perscen",
+        {"model.glu.init": "linear"},
+        "best",
+    ),
     # How much of a gain is popularity per scenario, and how much the scenario's own clicks.
     _paper("dssm_m_item_scenario", "DSSM-M, scenario in both towers", "dssm", _ITEM, "dssm_m"),
     _paper("m5_item_scenario", "M5, scenario in both towers", "m5", _ITEM, "m5"),
@@ -253,7 +259,12 @@ _ABLATIONS: Final = Table(
         Block("the paper's recipe", (*_PARTS, "perscen")),
         Block(
             "the recipe `best`",
-            (*(f"best_{part}" for part in _PARTS), "best_user_scenario", "best_centred", "best"),
+            (
+                *(f"best_{part}" for part in _PARTS),
+                "best_user_scenario",
+                "best_linear_start",
+                "best",
+            ),
         ),
     ),
 )

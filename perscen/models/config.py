@@ -80,6 +80,9 @@ class GluConfig(Section):
 
     width: Literal["out", "fields"] = "out"
     bias: bool = True
+    init: Literal["linear", "lecun"] = "linear"
+    """How the weights that read a graph's hidden states begin: as ``nn.Linear`` does, or three
+    times as varied and without biases, so that users, and items, differ from the first step."""
 
 
 class ItemTowerConfig(Section):
@@ -115,9 +118,6 @@ class PerscenConfig(TwoTowerConfig):
     family: Literal["perscen"] = "perscen"
     user_scenario: bool = False
     """The scenario as one more user field: the graph is then the user's within the scenario."""
-    centred: bool = False
-    """Take off both towers' vectors what they have in common at the start, in each scenario. It
-    shortens the plateau of popularity, which counts where an epoch has few steps."""
     interaction: Literal["gnn", "mlp"] = "gnn"
     graph: GraphConfig = GraphConfig()
     gnn: GnnConfig = GnnConfig()

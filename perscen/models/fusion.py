@@ -67,6 +67,9 @@ class GluFusion(nn.Module):
         )
         self.gate = FinalGate(width, config)
         self.out = nn.Linear(width, config.out_dim) if config.glu.width == "fields" else None
+        if config.glu.init == "lecun":
+            for linear in (*self.hidden, *self.state):
+                _start_by_lecun(linear)
 
     def forward(
         self,
@@ -91,6 +94,17 @@ class GluFusion(nn.Module):
             gates.append(both[:, both.shape[1] // 2 :])
         mixed_PW, alpha = self.gate(state, preference_KW, preference_index_P)
         return Fused(mixed_PW if self.out is None else self.out(mixed_PW), gates, alpha)
+
+
+def _start_by_lecun(linear: nn.Linear) -> None:
+    """Start a layer whose outputs vary as its inputs do (LeCun et al. 1998, *Efficient BackProp*).
+
+    ``nn.Linear`` starts with a third of that variance and with biases as large. A logistic gate
+    halves what passes it, so after a few units all rows would be nearly the same vector.
+    """
+    nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
 
 
 class GruFusion(nn.Module):

@@ -6,21 +6,17 @@ width, W width of the fusion, G width of the published vectors.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from perscen.data.batches import ItemBatch, UserBatch
-from perscen.data.splits import Splits
-from perscen.models.centre import Centre, sample_items, sample_users
 from perscen.models.config import PerscenConfig
 from perscen.models.embedding import count_values
 from perscen.models.feature_graph import make_interaction
 from perscen.models.field_towers import FieldTowers
 from perscen.models.fusion import FUSIONS, Fused, fusion_width
-from perscen.models.gather import every_pair
 from perscen.models.preference import (
     ConstantPreference,
     ItemPreference,
@@ -85,11 +81,6 @@ class Perscen(FieldTowers):
         )
         self.user_fusion = FUSIONS[config.fusion](user_flat, user_width, config)
         self.item_fusion = FUSIONS[config.fusion](item_flat, item_width, config)
-        self.user_centre = self.item_centre = None
-        if config.centred:
-            known_to_items = len(schema.scenarios) if config.item_tower.scenario_aware else 1
-            self.user_centre = Centre(len(schema.scenarios), config.out_dim)
-            self.item_centre = Centre(known_to_items, config.out_dim)
 
     @property
     def num_codes(self) -> int:
@@ -101,47 +92,13 @@ class Perscen(FieldTowers):
         """Return the vectors ``[B, G]`` of queries, each within its scenario, eqs. (2)-(15)."""
         preference = self._preference(users)
         vector_BG = self._fuse_users(self.user_nodes(users), preference).vector_PG
-        if self.user_centre is not None:
-            vector_BG = self.user_centre(vector_BG, users.scenario_B)
         encoded = self.encoded(vector_BG, users)
         return replace(encoded, auxiliary_loss=preference.loss, codes_B=preference.codes_B)
 
     def encode_items(self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor) -> Tensor:
         """Return vectors ``[P, G]`` of items in scenarios; graph and messages once per item."""
         vector_PG = self._fuse_items(items, index_P, scenario_P).vector_PG
-        if self.item_centre is not None:
-            vector_PG = self.item_centre(vector_PG, scenario_P)
         return self.score.item(vector_PG, items.rows_B[index_P], scenario_P)
-
-    def start_from(self, splits: Splits) -> None:
-        """Count what is popular in the training window, and measure both towers' centres."""
-        super().start_from(splits)
-        if self.user_centre is not None and self.item_centre is not None:
-            was_training = self.training
-            self.eval()
-            self._measure(self.user_centre, self.item_centre, splits)
-            self.train(was_training)
-
-    @torch.no_grad()
-    def _measure(self, user_centre: Centre, item_centre: Centre, splits: Splits) -> None:
-        users, items = sample_users(splits), sample_items(splits)
-        fused = self._fuse_users(self.user_nodes(users), self._preference(users))
-        user_centre.measure(fused.vector_PG, users.scenario_B)
-        scenario_S = torch.arange(len(self.schema.scenarios))
-        index_P, scenario_P = every_pair(len(items.rows_B), scenario_S)
-        fused = self._fuse_items(items, index_P, scenario_P)
-        item_centre.measure(fused.vector_PG, scenario_P)
-
-    def axis_labels(
-        self, vocabularies: Mapping[str, Sequence[str]]
-    ) -> dict[str, tuple[Sequence[Hashable], ...]]:
-        """Return what rows of tables stand for: vocabulary values and scenario names."""
-        labels = super().axis_labels(vocabularies)
-        if self.config.centred:
-            labels["user_centre.mean_SG"] = (self.schema.scenarios,)
-            if self.config.item_tower.scenario_aware:
-                labels["item_centre.mean_SG"] = (self.schema.scenarios,)
-        return labels
 
     @torch.no_grad()
     def inspect(self, users: UserBatch) -> Inspection:

@@ -33,8 +33,6 @@ def user_vectors(model: Perscen, users: UserBatch) -> tuple[Tensor, Tensor]:
     hidden = _interaction(model.user_interaction, nodes, config)
     p_hat, loss = _preference(model, users)
     fused = _fusion(model.user_fusion, hidden, p_hat, config)
-    if config.centred:
-        fused = fused - model.user_centre.mean_SG[users.scenario_B]
     return fused, loss
 
 
@@ -50,10 +48,7 @@ def item_vectors(model: Perscen, items: ItemBatch, scenario: Tensor) -> Tensor:
         p_hat = model.item_preference.fuse(encode(model.scenario_SD[scenario]))
     else:
         p_hat = model.item_preference.vector_1W.repeat(len(scenario), 1)
-    fused = _fusion(model.item_fusion, hidden, p_hat, model.config)
-    if model.config.centred:
-        fused = fused - model.item_centre.mean_SG[scenario]
-    return fused
+    return _fusion(model.item_fusion, hidden, p_hat, model.config)
 
 
 def _nodes(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from perscen.data.batches import ItemSource
 from perscen.errors import ConfigError
@@ -47,6 +48,7 @@ OPTIONS: dict[str, list[Any]] = {
     "fusion": ["glu", "gru", "direct", "direct_concat"],
     "glu.width": ["out", "fields"],
     "glu.bias": [True, False],
+    "glu.init": ["linear", "lecun"],
     "gate_out": ["scalar", "vector"],
     "item_tower.scenario_aware": [True, False],
     "item_tower.share_scenario_encoder": [False, True],
@@ -58,7 +60,6 @@ OPTIONS: dict[str, list[Any]] = {
     "exclude_fields": [(), ("user_id",), ("item_id", "history"), ("tag", "dense", "group")],
     "shown_sequence": [False, True],
     "user_scenario": [False, True],
-    "centred": [False, True],
 }
 
 
@@ -145,7 +146,6 @@ PLAIN: list[dict[str, Any]] = [
     {"fusion": "direct_concat", "item_tower.share_scenario_encoder": True},
     {"exclude_fields": ("user_id", "item_id", "tag")},
     {"user_scenario": True, "shown_sequence": True, "graph.power": "refined"},
-    {"centred": True},
 ]
 
 
@@ -193,16 +193,40 @@ def test_the_model_is_the_plain_one_in_values_and_gradients(choices: dict[str, A
         ({"item_tower.share_scenario_encoder": True}, "item_preference.encode_scenario"),
         ({"graph.source": "shared"}, "first_weight"),
         ({"item_bias": "none"}, "score."),
-        ({"centred": False}, "centre."),
     ],
 )
 def test_what_is_switched_off_has_no_weights(choices: dict[str, Any], absent: str) -> None:
     with_it, without = (
-        Perscen(SPLITS.schema, config(item_bias="popularity", centred=True)),
+        Perscen(SPLITS.schema, config(item_bias="popularity")),
         Perscen(SPLITS.schema, config(**choices)),
     )
     assert any(absent in name for name in with_it.state_dict())
     assert not any(absent in name for name in without.state_dict())
+
+
+def test_users_and_items_differ_more_from_the_start_without_the_units_biases() -> None:
+    splits = random_splits(num_users=60, num_scenarios=3)
+    users = train_users(splits)
+
+    def apart(**choices: Any) -> list[torch.Tensor]:
+        """Return one less the mean cosine of two users, and of two items, in each scenario."""
+        torch.manual_seed(0)
+        model = Perscen(
+            splits.schema, config(**{"emb.dim": 16, "emb.init_std": 0.3, "out_dim": 64, **choices})
+        )
+        with torch.no_grad():
+            vectors_BG = model.eval().encode_users(users).vectors_BG
+            items = item_vectors(model, splits)
+        of_users = [vectors_BG[users.scenario_B == scenario] for scenario in range(3)]
+        return [torch.stack([_unlikeness(rows) for rows in tower]) for tower in (of_users, items)]
+
+    for plain, lecun in zip(apart(), apart(**{"glu.init": "lecun"}), strict=True):
+        assert (lecun > 3 * plain).all()
+
+
+def _unlikeness(vectors_PG: torch.Tensor) -> torch.Tensor:
+    cosines_PP = F.cosine_similarity(vectors_PG[:, None], vectors_PG[None], dim=2)
+    return 1 - cosines_PP[~torch.eye(len(vectors_PG), dtype=torch.bool)].mean()
 
 
 def test_an_excluded_field_has_neither_node_nor_rows() -> None:
