@@ -124,13 +124,15 @@ def _report(
 ) -> None:
     from components.settings_commands import config_yaml
 
-    winner, num = found.winner, len(found.seeds)
+    winner, num = found.winner, len(found.judged_by)
     console = Console()
     if not console.is_terminal:
         console.width = _WIDTH  # what a pipe or a file has room for, not rich's 80
     console.print(_table(found, history.trials(), space))
-    told = f"trial {winner.trial}: {100 * winner.mean(found.seeds):.2f} % over {num} seed"
+    told = f"trial {winner.trial}: {100 * winner.mean(found.judged_by):.2f} % over {num} seed"
     told += "s" * (num > 1)
+    if found.judged_by != found.seeds:
+        told += " that had no part in choosing it"
     header = f"# Every setting of a run, from `perscen tune` of {name}: {told}."
     config = _config(space, winner.settings, manifest)
     params = study.with_suffix(".params.yaml")
@@ -151,16 +153,18 @@ def _table(found: Tuned, trials: Sequence[Training], space: Space) -> Table:
     table.add_column("trial", justify="right")
     for seed in found.seeds:
         table.add_column(f"seed {seed}", justify="right")
-    table.add_column("mean ± sd", justify="right")
+    judges = ", ".join(map(str, found.judged_by))
+    table.add_column(f"mean ± sd of {judges}", justify="right")
     table.add_column("settings that differ from the recipe's", overflow="fold")
     for finalist in found.finalists:
-        values = [100 * finalist.by_seed[seed].value for seed in found.seeds]
+        recall = {seed: 100 * training.value for seed, training in finalist.by_seed.items()}
+        values = [recall[seed] for seed in found.judged_by]
         spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
         changes = space.changes(finalist.settings)
         told = ", ".join(f"{path}: {_number(value)}" for path, value in changes.items())
         table.add_row(
             str(finalist.trial),
-            *(f"{value:.2f}" for value in values),
+            *(f"{recall[seed]:.2f}" for seed in found.seeds),
             f"{fmean(values):.2f}{spread}",
             told or "none: the recipe itself",
         )

@@ -2,7 +2,8 @@
 
 Three stages: the recipe itself is trained, then settings that Optuna proposes, each with one seed
 and stopped at the epoch where it falls behind the median; then the best few, and the recipe, with
-further seeds. The best of one seed is the luckiest of many, so only then is one believed.
+further seeds. The best of one seed is the luckiest of many, so these are judged by the further
+seeds alone.
 """
 
 from __future__ import annotations
@@ -74,13 +75,16 @@ class Tuned:
     """What a search has found so far.
 
     Attributes:
-        finalists: The best first, by the mean over ``seeds``; the recipe is one of them.
+        finalists: The best first, by the mean over ``judged_by``; the recipe is one of them.
         seeds: Those that all finalists were trained with.
+        judged_by: Those of ``seeds`` that had no part in choosing the finalists; the one that had,
+            as long as there is no other.
         complete: Whether all finalists have all their seeds.
     """
 
     finalists: tuple[Finalist, ...]
     seeds: tuple[int, ...]
+    judged_by: tuple[int, ...]
     complete: bool
 
     @property
@@ -168,11 +172,12 @@ class _Search:
             self._history.add_confirmation(self._train(finalist.trial, finalist.settings, seed))
 
     def standing(self) -> Tuned:
-        """Return the finalists as they stand; those with fewer seeds do not win by luck."""
+        """Return the finalists as they stand; nobody wins by a lucky seed, or by fewer seeds."""
         finalists = self._finalists()
         seeds = tuple(s for s in self._seeds() if all(s in f.by_seed for f in finalists))
-        ranked = sorted(finalists, key=lambda f: (-f.mean(seeds), f.trial))
-        return Tuned(tuple(ranked), seeds, complete=len(seeds) == self._budget.seeds)
+        judged_by = tuple(s for s in seeds if s != self._seed) or seeds
+        ranked = sorted(finalists, key=lambda f: (-f.mean(judged_by), f.trial))
+        return Tuned(tuple(ranked), seeds, judged_by, complete=len(seeds) == self._budget.seeds)
 
     def _finalists(self) -> list[Finalist]:
         finished = [t for t in self._history.trials() if t.outcome == "finished"]

@@ -120,7 +120,8 @@ def test_a_search_starts_from_the_recipe_and_trains_the_best_with_further_seeds(
     assert found.seeds == (0, 1)
     best = sorted((t for t in trials if t.outcome == "finished"), key=lambda t: -t.value)[:2]
     assert {f.trial for f in found.finalists} == {t.trial for t in best} | {0}
-    means = [f.mean(found.seeds) for f in found.finalists]
+    assert found.judged_by == (1,)
+    means = [f.mean(found.judged_by) for f in found.finalists]
     assert means == sorted(means, reverse=True)
     assert {f.trial for f in found.finalists} == {t.trial for t in confirmations}
     assert not (desk.root / "work").exists()
@@ -199,6 +200,25 @@ def test_finalists_with_fewer_seeds_do_not_win_by_luck(desk: Desk):
     found = desk.search(steps=8, seeds=50)
     assert not found.complete
     assert all(set(found.seeds) <= set(f.by_seed) for f in found.finalists)
+
+
+def test_the_seed_that_chose_the_finalists_does_not_judge_them(desk: Desk):
+    """Being the best of many by a seed is luck in part, which another seed does not repeat."""
+    recalls = {0: (0.30, 0.40, 0.40), 1: (0.60, 0.39, 0.39)}
+    with desk.history() as history:
+        for number, by_seed in recalls.items():
+            trial = history.next_trial(seed=0)
+            settings = SPACE.settings(trial.params)
+            for seed, recall in enumerate(by_seed):
+                training = Training(number, seed, "finished", settings, recall={"s0": recall})
+                if seed:
+                    history.add_confirmation(training)
+                else:
+                    history.end_trial(trial, training)
+    found = desk.search(steps=0, seeds=3)
+    assert found.seeds == (0, 1, 2)
+    assert found.judged_by == (1, 2)
+    assert [f.trial for f in found.finalists] == [0, 1]
 
 
 def test_clicks_of_the_test_window_change_nothing(tmp_path: Path, splits: Splits):
