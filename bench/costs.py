@@ -51,7 +51,7 @@ FIXED = {
 }
 TIMED = {
     "epoch": "training, CPU s per epoch",
-    "pairs": "scoring 4,096 pairs, CPU ms",
+    "pairs": "scoring the pairs, CPU ms",
     "users": "4,096 user vectors, CPU ms",
 }
 Costs = dict[str, float]

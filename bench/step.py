@@ -35,7 +35,7 @@ from tests.models import reference
 NUM_ITEMS, NUM_USERS, NEGATIVES, HISTORY = 7_583, 27_285, 10, 50
 SCENARIO_SHARES = (0.84, 0.09, 0.04, 0.03)
 POSITIVES = (4096, 372)
-"""A large batch, and as many positives as make 4,096 pairs."""
+"""A large batch, and the most positives whose pairs are no more than 4,096."""
 TARGET, MEMORY_TARGET_GB = 10.0, 1.5
 
 
