@@ -217,14 +217,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run(argv: list[str] | None, signals: Signals) -> int:
     try:
-        program.main(args=argv, prog_name="perscen", standalone_mode=False)
-    except click.exceptions.Exit as exc:
-        return exc.exit_code
+        # Click answers with the code of a command that left by Exit, and else with its result.
+        ended = program.main(args=argv, prog_name="perscen", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort, Terminated) as exc:
         return _stopped(exc)
     except Exception as exc:  # noqa: BLE001 (told, with its traceback where it is our bug)
         return _stopped(signals.raised) if signals.raised else _failed(exc)
-    return 0
+    return ended if isinstance(ended, int) else 0
 
 
 def _stopped(by: BaseException) -> int:

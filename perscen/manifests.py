@@ -59,7 +59,7 @@ class CleanLogManifest(Manifest):
     """Days with clean rows, ascending."""
     excluded_days: dict[date, str]
     """Days that broke the contract beyond tolerance, left out, with the reason."""
-    utc_offset_hours: int = 8
+    utc_offset_hours: int
     """Time zone in which a day of the log begins."""
 
 

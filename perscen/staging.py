@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ _FULL_IN_WORDS: Final = (
 )
 _STAGED_PREFIX: Final = ".staged-"
 _OLD: Final = "-old"
+_DIGITS: Final = 8
 
 
 @contextmanager
@@ -35,12 +37,12 @@ def staged(target: Path) -> Iterator[Path]:
         StorageFull: The disk or quota filled up while writing.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for stale in target.parent.glob(f"{_STAGED_PREFIX}{target.name}-*"):
+    for stale in _left_behind(target):
         if stale.name.endswith(_OLD) and not target.exists():
             stale.rename(target)  # killed between the two renames of a swap
         else:
             shutil.rmtree(stale, ignore_errors=True)
-    scratch = target.parent / f"{_STAGED_PREFIX}{target.name}-{uuid4().hex[:8]}"
+    scratch = target.parent / f"{_STAGED_PREFIX}{target.name}-{uuid4().hex[:_DIGITS]}"
     try:
         scratch.mkdir()
         yield scratch
@@ -53,6 +55,14 @@ def staged(target: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _left_behind(target: Path) -> list[Path]:
+    """Return the scratch directories of killed runs: of this target, not of ``target-2``."""
+    ours = re.compile(
+        re.escape(f"{_STAGED_PREFIX}{target.name}-") + rf"[0-9a-f]{{{_DIGITS}}}({_OLD})?"
+    )
+    return [path for path in target.parent.iterdir() if ours.fullmatch(path.name)]
 
 
 def is_full(error: Exception) -> bool:

@@ -49,10 +49,14 @@ def run(task: Task, *, data: DataConfig) -> CleanLogManifest:
     plan = _FIELDS[raw.manifest.source].model_dump_json(indent=2)
     (task.output / "fields.json").write_text(plan + "\n", encoding="utf-8")
     _pass_on_truth(raw, task.output)
-    return _manifest(found, task, source=raw.manifest.source)
+    return _manifest(
+        found, task, source=raw.manifest.source, utc_offset_hours=data.utc_offset_hours
+    )
 
 
-def _manifest(found: Validation, task: Task, *, source: str) -> CleanLogManifest:
+def _manifest(
+    found: Validation, task: Task, *, source: str, utc_offset_hours: int
+) -> CleanLogManifest:
     rows = found.report["rows"]
     task.notes.update(rows=rows["good"], quarantined=rows["quarantined"])
     return CleanLogManifest(
@@ -67,6 +71,7 @@ def _manifest(found: Validation, task: Task, *, source: str) -> CleanLogManifest
         },
         days=[*found.kept_days(), found.logical_date],
         excluded_days={day: "; ".join(t.reasons) for day, t in found.days.items() if t.reasons},
+        utc_offset_hours=utc_offset_hours,
     )
 
 

@@ -149,7 +149,7 @@ class FeatureTable:
             n: np.load(directory / f"{n}.npy", mmap_mode="r")
             for n in ("ids", "categorical_RF", "dense_RF")
         }
-        bags = (Ragged.open(path) for path in sorted(directory.glob("bag_*")))
+        bags = (Ragged.open(path) for path in sorted(directory.glob("bag_*"), key=_number))
         return cls(bags=tuple(bags), **arrays)
 
 
@@ -235,6 +235,10 @@ _NO_QUERIES: Final = Queries(
     relevant=_INTS,
 )
 _NO_SLICES: Final = Slices(_LONGS, _LONGS, _LONGS, _LONGS, _LONGS, _LONGS)
+
+
+def _number(bag: Path) -> int:
+    return int(bag.name.removeprefix("bag_"))
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -85,6 +85,11 @@ def test_a_good_log_passes_whole(run, report):
     assert items["tag"].to_pylist()[0] == ["3", "12"]
 
 
+def test_the_clean_log_says_when_its_days_begin(run):
+    _, manifest = run(data=DataConfig(utc_offset_hours=9))
+    assert manifest.utc_offset_hours == 9
+
+
 def test_the_same_log_gives_the_same_bytes(run, tmp_path):
     bad = impression(NEWEST, 99, tab="x")
     task, manifest = run(GOOD_DAYS | {NEWEST: impressions(NEWEST, 60, bad)})

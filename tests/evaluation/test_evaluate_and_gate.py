@@ -84,6 +84,7 @@ def complete(world: World, champion: World | None) -> World:
             rule_counts={},
             days=[world.day],
             excluded_days={},
+            utc_offset_hours=8,
         )
         write_manifest(scratch, log)
     return world

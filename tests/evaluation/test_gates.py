@@ -107,6 +107,7 @@ def evidence(
             rule_counts={},
             days=[DAY],
             excluded_days={},
+            utc_offset_hours=8,
         ),
     }
     for name, change in changes.items():

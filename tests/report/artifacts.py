@@ -175,6 +175,7 @@ def _clean_log(directory: Path, run: Run, splits: Splits, stamp: dict) -> Manife
         rule_counts={name: broken for name, _, _, broken, _ in rules},
         days=[date.fromisoformat(d["date"]) for d in days],
         excluded_days={},
+        utc_offset_hours=8,
     )
 
 

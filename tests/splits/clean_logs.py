@@ -137,6 +137,7 @@ def write_clean_log(
             rule_counts={},
             days=days,
             excluded_days=excluded or {},
+            utc_offset_hours=8,
         ),
     )
     return directory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 
 from perscen.data.features import encode_features, fit_tower, with_ids
 from perscen.data.fields import TowerPlan
+from perscen.data.splits import FeatureTable, Ragged
 from perscen.data.vocabulary import rows_of, text_of, vocabulary_of
 
 PLAN = TowerPlan(categorical=("item_id", "kind"), dense=("price",), bags=("tags",))
@@ -70,6 +72,13 @@ def test_values_of_another_day_that_no_vocabulary_has_are_unknown():
     assert encoded.categorical_RF[2:].tolist() == [[2, 0], [0, 1]]
     assert encoded.dense_RF[3, 0] == 0
     assert encoded.bags[0].values.tolist() == [1, 2, 3, 1]
+
+
+def test_a_table_with_many_multi_valued_fields_comes_back_in_their_order(tmp_path):
+    table = fit_tower(TABLE, PLAN, tower="item", trained=ALL).table
+    bags = tuple(Ragged(np.array([0, 1]), np.array([number])) for number in range(12))
+    replace(table, bags=bags).save(tmp_path)
+    assert [bag.values.item() for bag in FeatureTable.open(tmp_path).bags] == list(range(12))
 
 
 @pytest.mark.parametrize(

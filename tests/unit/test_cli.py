@@ -178,6 +178,11 @@ def test_what_is_no_error_of_ours_has_its_code_too(perscen, gate_raises, error, 
     assert ("Traceback" in line.get("traceback", "")) is (code == 1)
 
 
+def test_a_command_that_ends_with_a_code_leaves_with_it(perscen, gate_raises):
+    gate_raises(click.exceptions.Exit(66))
+    assert perscen(*GATE)[0] == 66
+
+
 def test_sigterm_ends_a_step_by_itself_once_all_is_tidied_up(perscen, monkeypatch):
     tidied, ended_by = [], []
 

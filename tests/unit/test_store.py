@@ -137,6 +137,16 @@ def test_what_a_killed_run_left_behind_is_cleared(tmp_path):
     assert leftovers(tmp_path / "report") == []
 
 
+def test_what_is_being_staged_beside_it_under_a_longer_name_is_left_alone(tmp_path):
+    (tmp_path / ".staged-report-2022-05-04-deadbeef").mkdir()
+    (tmp_path / ".staged-report-2022-05-04-deadbeef-old").mkdir()
+    with pytest.raises(RuntimeError):
+        die_halfway(tmp_path / "report", RuntimeError("boom"))
+    assert not (tmp_path / "report").exists()
+    make(tmp_path / "report")
+    assert len(list(tmp_path.glob(".staged-report-2022-05-04-*"))) == 2
+
+
 def test_ctrl_c_between_the_two_renames_of_a_swap_puts_back_what_was_there(tmp_path, monkeypatch):
     before = make(tmp_path / "report")
     rename, renamed = Path.rename, []
