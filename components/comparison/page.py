@@ -44,17 +44,27 @@ def _head(results: Results) -> Iterator[str]:
         yield (
             f"{_ABOVE} and {_BELOW} stand with a row that is above or below the best other row of "
             f"its block (chosen by its mean) by a difference whose {100 * LEVEL:.0f} % interval "
-            "leaves out zero."
+            "leaves out zero, both with more than one training."
         )
     if results.differences:
         yield (
             "Intervals and p-values (two-sided, not adjusted for how many there are) are from a "
             f"paired bootstrap, {RESAMPLES:,} resamples of seeds and, within, of users."
         )
+        if any(_trained_once(results, row) for row in results.facts):
+            yield (
+                "Where n is 1 they hold the chance of users alone: another training may well end "
+                "outside."
+            )
     if results.lacking:
         told = (f"{row} {has} of {wanted}" for row, (has, wanted) in results.lacking.items())
         yield ""
         yield f"**Not whole yet**, runs so far: {', '.join(told)}."
+
+
+def _trained_once(results: Results, row: str) -> bool:
+    facts = results.facts[row]
+    return len(facts) == 1 and facts[0].best_epoch is not None
 
 
 def _levels(results: Results, name: str) -> Iterator[str]:
@@ -113,7 +123,7 @@ def _level(results: Results, block: Block, row: str, metric: str, scenario: str)
     elif row in second:
         text = f"<ins>{text}</ins>"
     other = results.best_other(row, metric, scenario) if row == block.subject else None
-    if other is not None:
+    if other is not None and not any(_trained_once(results, name) for name in (row, other)):
         sign = results.difference(row, other, metric, scenario).sign
         text += {1: f" {_ABOVE}", -1: f" {_BELOW}"}.get(sign, "")
     return text
@@ -125,11 +135,11 @@ def _differences(results: Results, metric: str) -> Iterator[str]:
         mine = [d for d in results.differences if d.row == subject]
         if mine:
             head = f"`{subject}` minus …, {title}, percentage points"
-            yield from _difference_table(results, metric, head, [(d.other, d) for d in mine])
+            yield from _difference_table(results, metric, head, [(f"`{d.other}`", d) for d in mine])
     beside = [d for d in results.differences if results.rows[d.row].beside == d.other]
     if beside:
         head = f"Change against the row named after it, {title}, percentage points"
-        labelled = [(f"{d.row} − {d.other}", d) for d in beside]
+        labelled = [(f"`{d.row}` − `{d.other}`", d) for d in beside]
         yield from _difference_table(results, metric, head, labelled)
 
 
@@ -144,7 +154,7 @@ def _difference_table(
         shown = [_difference(difference.estimates[metric, s]) for s in results.columns]
         levels = [results.cells[r, metric, MACRO].mean for r in (difference.row, difference.other)]
         ratio = f"{levels[0] / levels[1]:.2f}" if levels[1] else "–"
-        yield f"| {label.replace('_', ' ')} | {' | '.join(shown)} | {ratio} |"
+        yield f"| {label} | {' | '.join(shown)} | {ratio} |"
     yield ""
 
 
@@ -161,11 +171,16 @@ def _costs(results: Results) -> Iterator[str]:
     trained = {row: f for row, f in results.facts.items() if f and f[0].best_epoch is not None}
     if not trained:
         return
-    yield "| row | trainings | best epochs | parameters | CPU seconds per training, mean |"
-    yield "|---|---:|---|---:|---:|"
+    yield (
+        "| row | trainings | best epochs | their macro recall in validation, percent | parameters "
+        "| CPU seconds per training, mean |"
+    )
+    yield "|---|---:|---|---|---:|---:|"
     for row, facts in trained.items():
         epochs = ", ".join(str(one.best_epoch) for one in facts)
+        judged = [one.validation_recall for one in facts]
+        recall = ", ".join("–" if r is None else f"{100 * r:.2f}" for r in judged)
         spent = [one.train_cpu_s for one in facts if one.train_cpu_s is not None]
         parameters = f"{facts[0].num_parameters:,}" if facts[0].num_parameters else "–"
         mean = f"{sum(spent) / len(spent):,.0f}" if spent else "–"
-        yield f"| {row} | {len(facts)} | {epochs} | {parameters} | {mean} |"
+        yield f"| {row} | {len(facts)} | {epochs} | {recall} | {parameters} | {mean} |"

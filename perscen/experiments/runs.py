@@ -64,6 +64,12 @@ class RunFacts(Record):
     num_parameters: int | None = None
     epochs: tuple[EpochRecord, ...] = ()
 
+    @property
+    def validation_recall(self) -> float | None:
+        """Macro recall of the validation window at the best epoch, at ``train.monitor_k``."""
+        of_best = [e.macro_recall for e in self.epochs if e.epoch == self.best_epoch]
+        return of_best[0] if of_best else None
+
 
 class Work:
     """The finished runs on one splits artifact."""

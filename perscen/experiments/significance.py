@@ -2,13 +2,16 @@
 
 A resample draws each row's seeds with replacement, then users. Users are drawn once for all rows,
 seeds and scenarios: two rows are compared on the same users, and a user of several scenarios counts
-alike in all. With n seeds a bootstrap knows (n - 1) / n of the variance between seeds.
+alike in all. A bootstrap of n seeds has (n - 1) / n of the variance that their mean has, much less
+where seeds are few, so what a draw of seeds weighs is taken away from even by sqrt(n / (n - 1)). Of
+one seed nothing follows about others: its intervals hold the chance of users alone.
 
 Letters: R resamples, N users of a scenario, C columns (row, seed, metric).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -134,11 +137,17 @@ def resample(scores: Scores, metrics: Sequence[str], *, seed: int = 0) -> Resamp
 
 
 def _draw_seeds(row: str, num_seeds: int, *, seed: int) -> Floats:
-    """Return the weight ``[R, S]`` of each seed in each resample; a resample's add up to 1."""
+    """Return the weight ``[R, S]`` of each seed in each resample; a resample's add up to 1.
+
+    As far from even as makes their mean vary by what seeds vary by over the square root of S.
+    """
     rng = np.random.default_rng([seed, *row.encode()])
     picks_RS = rng.integers(num_seeds, size=(RESAMPLES, num_seeds))
     one_hot_RSS = picks_RS[:, :, None] == np.arange(num_seeds)
+    even = 1 / num_seeds
     weights_RS: Floats = one_hot_RSS.mean(axis=1)
+    if num_seeds > 1:
+        weights_RS = even + (weights_RS - even) * math.sqrt(num_seeds / (num_seeds - 1))
     return weights_RS
 
 

@@ -19,6 +19,7 @@ from perscen.errors import ArtifactError
 from perscen.experiments.rows import ROWS, TABLES, Block, Row, Table
 from perscen.experiments.runs import RunFacts, Work, runs_of, seconds_left
 from perscen.experiments.settings import settings_of
+from perscen.training.records import EpochRecord
 from tests.experiments.small import write_splits
 
 pytestmark = pytest.mark.medium  # each is quick, all together are not
@@ -31,6 +32,24 @@ TABLE = Table(
     "All models",
     (Block("paper", ("dssm_m", "m5", "perscen"), subject="perscen"), Block("none", ("random",))),
 )
+
+
+CURVE = (0.10, 0.20, 0.25, 0.22)
+"""Macro recall of the validation window, by epoch."""
+
+
+def epoch(number: int, recall: float) -> EpochRecord:
+    return EpochRecord(
+        epoch=number,
+        steps=10 * number,
+        loss=1.0,
+        task_loss=1.0,
+        auxiliary_loss=0.0,
+        recall={"1": recall, "<b>": recall},
+        macro_recall=recall,
+        code_usage={},
+        code_perplexity={},
+    )
 
 
 def scores(level: float, seed: int, *, users: dict[str, int] = USERS) -> pl.DataFrame:
@@ -60,7 +79,12 @@ def fill(work: Work, *, seeds: int, leave_out: tuple[str, int] | None = None) ->
     runs = runs_of(rows_with_settings(), seeds=seeds)
     for run in runs:
         if (run.row.name, run.seed) != leave_out:
-            trained = {"best_epoch": 3, "train_cpu_s": 60.0, "num_parameters": 1234}
+            trained = {
+                "best_epoch": 3,
+                "train_cpu_s": 60.0,
+                "num_parameters": 1234,
+                "epochs": tuple(epoch(number, recall) for number, recall in enumerate(CURVE, 1)),
+            }
             facts = RunFacts(
                 row=run.row.name,
                 seed=run.seed,
@@ -109,12 +133,12 @@ def test_the_page_has_the_layout_of_the_paper_with_best_second_best_and_what_is_
     assert re.fullmatch(r"<ins>(29|30|31)\.\d\d ± 1\.00</ins>", second)
     assert re.fullmatch(r"2[01]\.\d\d ± 1\.00", cells_in(page, "M5", "**Recall@K")[1])
     assert cells_in(page, "PERSCEN", "**Hits@K, percent**")[0] == "3"
-    told = cells_in(page, "dssm m", "**`perscen` minus …, Recall@5, percentage points**")
+    told = cells_in(page, "`dssm_m`", "**`perscen` minus …, Recall@5, percentage points**")
     assert re.fullmatch(r"\+5\.00 \[\+[34]\.\d\d, \+[56]\.\d\d\] p < 0\.001", told[0])
     assert told[-1] == "1.16"  # ratio of macros
     assert "random" in page[page.index("minus …") :]
     assert "Not whole" not in page
-    assert "| perscen | 3 | 3, 3, 3 | 1,234 | 60 |" in page
+    assert "| perscen | 3 | 3, 3, 3 | 25.00, 25.00, 25.00 | 1,234 | 60 |" in page
 
 
 def test_a_table_that_is_not_whole_says_how_many_runs_each_row_has(work, tmp_path):
@@ -125,6 +149,14 @@ def test_a_table_that_is_not_whole_says_how_many_runs_each_row_has(work, tmp_pat
     n, first, *_ = cells_in(page, "M5", "**Recall@K")
     assert n == "1"
     assert re.fullmatch(r"(<ins>|\*\*)?\d+\.\d\d(</ins>|\*\*)?", first)  # one run has no deviation
+
+
+def test_one_training_of_a_row_is_not_called_above_or_below_and_the_page_says_why(work, tmp_path):
+    runs = fill(work, seeds=1)
+    write_files(results_of(work, runs), tmp_path, name="main")
+    page = (tmp_path / "main.md").read_text()
+    assert "Where n is 1 they hold the chance of users alone" in page
+    assert "▲" not in " ".join(cells_in(page, "PERSCEN", "**Recall@K"))
 
 
 def test_the_numbers_of_every_seed_are_in_the_csv(whole):
@@ -138,7 +170,10 @@ def test_the_numbers_of_every_seed_are_in_the_csv(whole):
     assert values[1] == pytest.approx(expected["recall_5"].mean(), abs=1e-6)
     differences = pl.read_csv(whole / "main-differences.csv")
     assert set(differences["other"]) == {"dssm_m", "m5", "random"}
-    assert len(pl.read_csv(whole / "main-runs.csv")) == 3 * 4
+    runs = pl.read_csv(whole / "main-runs.csv")
+    assert len(runs) == 3 * 4
+    assert runs.filter(row="m5")["validation_recall"].to_list() == [0.25] * 3
+    assert runs.filter(row="random")["validation_recall"].null_count() == 3
 
 
 def test_the_html_page_needs_no_other_file_and_runs_nothing(whole):
@@ -185,7 +220,7 @@ def test_ablations_are_told_as_changes_against_the_whole_model(tmp_path):
     results = collect(table, [ROWS[name] for name in names], runs, work)
     write_files(results, tmp_path / "out", name="ablations")
     page = (tmp_path / "out/ablations.md").read_text()
-    told = cells_in(page, "no vq − perscen", "Change against the row named after it, Recall@5")
+    told = cells_in(page, "`no_vq` − `perscen`", "Change against the row named after it, Recall@5")
     assert told[0].startswith("-5.00 [")
     assert told[-1] == "0.83"
 

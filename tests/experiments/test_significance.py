@@ -45,15 +45,18 @@ def test_users_alone_give_the_standard_error_of_a_paired_mean():
     assert difference.high - difference.low == pytest.approx(2 * 1.96 * error, rel=0.05)
 
 
-def test_seeds_alone_give_the_quantiles_of_all_draws_of_seeds():
-    # All users of a seed are alike, so a resample is one of the 4^4 draws of four seeds.
-    levels = (0.1, 0.2, 0.35, 0.6)
+@pytest.mark.parametrize("levels", [(0.1, 0.6), (0.1, 0.2, 0.35, 0.6)])
+def test_seeds_alone_give_the_quantiles_of_all_draws_as_wide_as_their_mean_varies(levels):
+    # All users of a seed are alike, so a resample is one of the S^S draws of S seeds.
     by_seed = {n: scores({"x": np.full(80, level)}) for n, level in enumerate(levels)}
     level = resample({"a": by_seed}, ["recall_5"]).level("a", "recall_5", "x")
-    every_draw = [np.mean(draw) for draw in itertools.product(levels, repeat=4)]
+    every_draw = np.mean(list(itertools.product(levels, repeat=len(levels))), axis=1).repeat(99)
     assert level.value == pytest.approx(np.mean(levels))
-    assert level.low == pytest.approx(np.quantile(every_draw, 0.025), abs=0.013)
-    assert level.high == pytest.approx(np.quantile(every_draw, 0.975), abs=0.013)
+    # The draws vary less than the mean of so many seeds does.
+    wider = np.std(levels, ddof=1) / np.sqrt(len(levels)) / every_draw.std()
+    low, high = wider * (np.quantile(every_draw, [0.025, 0.975]) - level.value)
+    assert level.low == pytest.approx(level.value + low, abs=0.013)
+    assert level.high == pytest.approx(level.value + high, abs=0.013)
 
 
 def test_both_add_up_and_one_model_that_is_lucky_with_seeds_proves_nothing():
