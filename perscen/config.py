@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, Self
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -18,6 +18,10 @@ from perscen.errors import ConfigError
 from perscen.models.config import FAMILY_CONFIGS, ModelConfig
 from perscen.schema import SpecSeqSource
 from perscen.section import Section
+
+
+_FEWEST_DAYS: Final = 3
+"""One for each window."""
 
 
 class RunConfig(Section):
@@ -34,8 +38,13 @@ class DataConfig(Section):
     """Time zone in which a day begins; both public data sets are in Beijing time."""
     trailing_days: int = Field(3, ge=1)
     """Days before the newest one against which its row count is compared."""
-    window_days: int = Field(11, ge=3)
+    window_days: int = Field(11, ge=_FEWEST_DAYS)
     """Days up to the logical date that must be there: training, validation and test together."""
+
+    @classmethod
+    def holding(cls, split: SplitConfig) -> Self:
+        """Return settings for splits that are there, whose own data settings are not known."""
+        return cls(window_days=max(_FEWEST_DAYS, split.num_days))
 
 
 class SplitConfig(Section):
@@ -60,6 +69,13 @@ class SplitConfig(Section):
     spec_seq_source: SpecSeqSource = "independent"
     """The scenario's latest clicks, or those among the latest clicks of all scenarios."""
     eval_history: Literal["window_start", "train_only"] = "window_start"
+
+    @property
+    def num_days(self) -> int:
+        """Days from the first of training to the last of the test window."""
+        if self.train and self.test:
+            return (self.test[1] - self.train[0]).days + 1
+        return sum(n or 0 for n in (self.train_days, self.valid_days, self.test_days))
 
     @model_validator(mode="after")
     def _one_way_to_say_the_windows(self) -> SplitConfig:
@@ -137,6 +153,7 @@ class TrainConfig(Section):
     """Items that a step of ``full_softmax`` looks at: of a larger catalogue so many are drawn for
     each step, popular ones more often, and weighed for it (logQ)."""
     vq_weight: float = Field(1.0, ge=0)
+    """Of the codebook's loss, eq. (10), beside the task's; it weighs no other loss of a model."""
     neg: NegativesConfig = NegativesConfig()
     optim: OptimConfig = OptimConfig()
     batch: BatchConfig = BatchConfig()
@@ -228,22 +245,29 @@ class Config(Section):
     @model_validator(mode="after")
     def _the_windows_fit_the_data(self) -> Config:
         split = self.split
-        if split.train_days and split.valid_days and split.test_days:
-            needed = split.train_days + split.valid_days + split.test_days
-            if needed > self.data.window_days:
-                raise ValueError(
-                    f"split needs {needed} days (train_days + valid_days + test_days), "
-                    f"but data.window_days keeps {self.data.window_days}"
-                )
+        if split.train_days and split.num_days > self.data.window_days:
+            raise ValueError(
+                f"split needs {split.num_days} days (train_days + valid_days + test_days), "
+                f"but data.window_days keeps {self.data.window_days}"
+            )
         return self
 
     @model_validator(mode="after")
     def _single_has_no_other_scenario(self) -> Config:
-        if self.train.self_training.share and getattr(self.model, "form", "multi") == "single":
-            raise ValueError(
-                "train.self_training.share has no meaning with model.form: single, whose models "
-                "never learn from another scenario's clicks"
-            )
+        if getattr(self.model, "form", "multi") == "multi":
+            return self
+        neg = self.train.neg
+        across_scenarios = {
+            "self_training.share": self.train.self_training.share > 0,
+            "neg.pool: train_items": neg.pool == "train_items",
+            "neg.exclude: user_history": neg.exclude == "user_history",
+        }
+        for setting, is_asked in across_scenarios.items():
+            if is_asked:
+                raise ValueError(
+                    f"train.{setting} has no meaning with model.form: single, whose models never "
+                    "learn from another scenario's clicks: leave it at its default"
+                )
         return self
 
 
@@ -276,14 +300,31 @@ def parse_config(tree: dict[str, Any], *, origin: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as exc:
-        lines = [f"{origin}: {_explain(error)}" for error in exc.errors()]
-        raise ConfigError(
-            "\n".join(lines), hint="`perscen params` prints every setting with its meaning"
-        ) from exc
+        raise _explained(exc, origin=origin) from exc
 
 
-def _explain(error: Any) -> str:
-    kind, loc = error["type"], [str(part) for part in error["loc"]]
+def parse_split(settings: dict[str, Any], *, origin: str) -> SplitConfig:
+    """Return the settings that an artifact says its splits were made with.
+
+    Raises:
+        ConfigError: As :func:`read_config`.
+    """
+    try:
+        return SplitConfig.model_validate(settings)
+    except ValidationError as exc:
+        raise _explained(exc, origin=origin, section="split") from exc
+
+
+def _explained(error: ValidationError, *, origin: str, section: str | None = None) -> ConfigError:
+    within = [section] if section else []
+    lines = [f"{origin}: {_explain(each, within=within)}" for each in error.errors()]
+    return ConfigError(
+        "\n".join(lines), hint="`perscen params` prints every setting with its meaning"
+    )
+
+
+def _explain(error: Any, *, within: list[str]) -> str:
+    kind, loc = error["type"], within + [str(part) for part in error["loc"]]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _explain_family(error["input"])
     family = _family_in(loc)

@@ -107,7 +107,8 @@ class TwoTowerConfig(Section):
     share among users like the query's instead: one dimension per cell of users."""
     dropout: float = Field(0.0, ge=0, lt=1)
     exclude_fields: tuple[str, ...] = ()
-    """Fields of either tower that the model does not read."""
+    """Fields of either tower that the model does not read; ``history`` and ``shown`` too, but for
+    the history of families that read clicks one by one."""
     shown_sequence: bool = False
     """One more user field: the pooled items shown to the user but not clicked."""
 
@@ -150,11 +151,12 @@ class FormedConfig(BaselineConfig):
 
     @model_validator(mode="after")
     def _single_has_no_other_scenario(self) -> Self:
-        for name in ("use_spec_sequence", "item_scenario"):
+        # What was shown is one history over all scenarios: there is none of a scenario's own.
+        for name in ("use_spec_sequence", "item_scenario", "shown_sequence"):
             if self.form == "single" and getattr(self, name, False):
                 raise ValueError(
-                    f"{name} has no meaning with form: single, whose models know one scenario and "
-                    "its clicks alone"
+                    f"{name} has no meaning with form: single, so set it to false: its models know "
+                    "one scenario and its clicks alone"
                 )
         return self
 
@@ -190,7 +192,7 @@ class IcanConfig(TwoTowerConfig):
     """ICAN: attention over the clicks of every scenario, by the scenario that is asked for."""
 
     family: Literal["ican"] = "ican"
-    attributes: tuple[str, ...] | None = None
+    attributes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """What a click is read by: ``item_id`` and item fields. By default the id, and of author_id,
     tag, cate_id and brand those that items have."""
     heads: int = Field(4, ge=1)

@@ -39,7 +39,7 @@ class FieldTowers(TwoTower):
     Args:
         width: Of both towers' vectors, before the score.
         reads_scenario: Whether there is an embedding of the scenario.
-        reads_clicks: Whether clicks are read beside the pooled sequences.
+        reads_clicks: Whether clicks are read by their ids beside the pooled sequences.
         clicks_read_by: Item fields besides the id that clicks are read by.
         item_nodes: Whether the item tower reads its fields.
         spec_node: Whether the pooled clicks of the scenario are one more user node.

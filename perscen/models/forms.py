@@ -131,6 +131,9 @@ def _only(rows: R, scenario: int) -> R:
     own = np.asarray(rows.scenario) == scenario
     names = ["user", "item", "time_ms", *(["clicked"] if hasattr(rows, "clicked") else [])]
     columns: dict[str, Any] = {name: np.asarray(getattr(rows, name))[own] for name in names}
+    if isinstance(rows, Impressions):
+        num_own_before = np.concatenate([[0], np.cumsum(own)])
+        columns["user_offsets"] = num_own_before[rows.user_offsets]
     return replace(rows, scenario=np.zeros(int(own.sum()), dtype=np.int32), **columns)
 
 

@@ -45,7 +45,9 @@ class FinalGate(nn.Module):
         """Return the mixture ``[P, W]`` and ``alpha``."""
         weighed = spread(self.preference(preference_KW), index_P)
         alpha = torch.sigmoid(self.state(state_PW) + weighed)
-        return torch.lerp(spread(preference_KW, index_P), state_PW, alpha), alpha
+        # No layer made a learned constant, so in mixed precision it is still a wide one.
+        preference_PW = spread(preference_KW, index_P).to(state_PW.dtype)
+        return torch.lerp(preference_PW, state_PW, alpha), alpha
 
 
 class GluFusion(nn.Module):

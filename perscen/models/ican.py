@@ -53,14 +53,15 @@ class Ican(FieldTowers):
     """ICAN: groups of clicks by scenario and attribute, weighed by the scenario asked for.
 
     Raises:
-        ConfigError: The data have no clicks of users, only one scenario, or not the attributes.
+        ConfigError: The data have no clicks of users or the settings leave them out; the data have
+            only one scenario, or not the attributes.
     """
 
     family = "ican"
     config: IcanConfig
 
     def __init__(self, schema: Schema, config: IcanConfig) -> None:
-        needs_clicks(schema, self.family)
+        needs_clicks(schema, config)
         needs_scenarios(schema, self.family)
         dim = config.emb.dim
         widths = (*config.widths[:-1], dim) if config.item_id_only else config.widths
@@ -70,7 +71,7 @@ class Ican(FieldTowers):
             schema,
             config,
             width=widths[-1],
-            reads_clicks=True,
+            reads_clicks=ITEM_ID in attributes,
             clicks_read_by=by,
             item_nodes=not config.item_id_only,
             history_node=False,
@@ -121,8 +122,9 @@ class Ican(FieldTowers):
             pooled.append(self.pool_values(name, values))
             counted.append(count_values(values) > 0)
         num_users = len(users.scenario_B)
-        group_BMD = torch.stack(pooled, dim=1).view(num_users, -1, self.config.emb.dim)
-        return group_BMD, torch.stack(counted, dim=1).view(num_users, -1)
+        num_groups = len(self.schema.scenarios) * len(self._attributes)
+        group_BMD = torch.stack(pooled, dim=1).view(num_users, num_groups, self.config.emb.dim)
+        return group_BMD, torch.stack(counted, dim=1).view(num_users, num_groups)
 
     def start_from(self, splits: Splits) -> None:
         """Take over the catalogue's attributes, and count what is popular."""

@@ -92,5 +92,6 @@ class ItemAttributes(nn.Module):
         for name in self._bags:
             saved = state_dict.get(f"{prefix}{name}_V")
             if saved is not None:
-                setattr(self, f"{name}_V", torch.zeros_like(saved))
+                own: Tensor = getattr(self, f"{name}_V")
+                setattr(self, f"{name}_V", own.new_zeros(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

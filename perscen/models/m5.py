@@ -164,14 +164,15 @@ class M5(FieldTowers):
     user's vectors, so both halves laid end to end remain one inner product.
 
     Raises:
-        ConfigError: The data have no clicks of users, only one scenario, or not the content.
+        ConfigError: The data have no clicks of users or the settings leave them out; the data have
+            only one scenario, or not the content.
     """
 
     family = "m5"
     config: M5Config
 
     def __init__(self, schema: Schema, config: M5Config) -> None:
-        needs_clicks(schema, self.family)
+        needs_clicks(schema, config)
         needs_scenarios(schema, self.family)
         dim, width = config.emb.dim, config.widths[-1]
         super().__init__(
@@ -258,7 +259,7 @@ class M5(FieldTowers):
             self.pool_values(name, self.catalogue.of(name, each)) for name in self.config.content
         ]
         content_MD = torch.stack(parts).mean(dim=0)
-        return spread(content_MD, place.flatten()).view(*rows.shape, -1)
+        return spread(content_MD, place.flatten()).view(*rows.shape, self.config.emb.dim)
 
     def start_from(self, splits: Splits) -> None:
         """Take over the catalogue's attributes, and count what is popular."""

@@ -24,6 +24,10 @@ KMEANS_ROUNDS: Final = 10
 EMA_SMOOTHING: Final = 1e-5
 """Keeps the mean of a code without rows finite."""
 
+EMA_LEAST_SHARE: Final = 1e-4
+"""Share of the rows below which a code stays where it is: its mean is then more and more of the
+smoothing, which would carry it to the origin."""
+
 
 class Quantised(NamedTuple):
     """``p`` of eq. (9), this rank's part of the loss of eq. (10), and each row's code."""
@@ -163,7 +167,9 @@ class Quantiser(nn.Module):
         if self.config.ema_decay is not None:
             self.share_K.lerp_(share_K, 1 - self.config.ema_decay)
             self.mean_KZ.lerp_(mean_KZ, 1 - self.config.ema_decay)
-            self.codes_KZ.copy_(self.mean_KZ / (self.share_K + EMA_SMOOTHING)[:, None])
+            moved_KZ = self.mean_KZ / (self.share_K + EMA_SMOOTHING)[:, None]
+            in_use_K1 = self.share_K[:, None] > EMA_LEAST_SHARE
+            self.codes_KZ.copy_(torch.where(in_use_K1, moved_KZ, self.codes_KZ))
         if self.config.revive_after is not None:
             self.idle_K += 1
             self.idle_K[share_K > 0] = 0

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from perscen.data.batches import ItemBatch, Packed, UserBatch
 from perscen.models.attention import AttentionBlock, right_aligned
 from perscen.models.config import SelfAttentionConfig
-from perscen.models.field_towers import FieldTowers
+from perscen.models.field_towers import SHOWN_NODE, FieldTowers
 from perscen.models.gather import spread
 from perscen.models.layers import ScenarioMlp
 from perscen.models.requirements import needs_clicks
@@ -50,15 +50,16 @@ class SelfAttentive(FieldTowers):
     """Self-attention over a user's items, read out where the scenario stands.
 
     Raises:
-        ConfigError: The data have no clicks of users.
+        ConfigError: The data have no clicks of users, or the settings leave them out.
     """
 
     family = "self_attention"
     config: SelfAttentionConfig
 
     def __init__(self, schema: Schema, config: SelfAttentionConfig) -> None:
-        needs_clicks(schema, self.family)
-        shown_tokens = config.shown_sequence and config.shown_tokens
+        needs_clicks(schema, config)
+        reads_shown = config.shown_sequence and SHOWN_NODE not in config.exclude_fields
+        shown_tokens = reads_shown and config.shown_tokens
         super().__init__(
             schema,
             config,

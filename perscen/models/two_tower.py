@@ -29,7 +29,8 @@ from perscen.schema import Schema
 class EncodedUsers:
     """Query vectors ``[B, G]``, the model's own loss term, and the code each query fell on.
 
-    ``auxiliary_loss`` is a scalar, the mean over the batch's rows (0 for a model without one). In a
+    ``auxiliary_loss`` is a scalar, the mean over the batch's rows (0 for a model without one): a
+    codebook's loss, eq. (10), or what else the model adds, as it counts beside the task's. In a
     training shared by several ranks it is this rank's part of it: the sum over its rows, divided by
     the rows of all. ``codes_B`` is None for a model without a codebook.
     """

@@ -13,7 +13,7 @@ both towers' vectors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +29,7 @@ from perscen.data.sampling import CatalogueSampler, NegativeSampler
 from perscen.data.splits import Splits
 from perscen.models.gather import every_pair, spread
 from perscen.models.ranks import gather_parts, num_ranks, share
-from perscen.models.two_tower import TwoTower
+from perscen.models.two_tower import EncodedUsers, TwoTower
 from perscen.schema import FIRST_ROW
 from perscen.training.rows import TrainingRows
 
@@ -53,7 +53,8 @@ class BatchLoss:
     task_B: Tensor
     auxiliary: Tensor
     total: Tensor
-    """What is minimised: the mean of ``task_B`` plus the weighted ``auxiliary``, eq. (18)."""
+    """What is minimised: the mean of ``task_B`` plus ``auxiliary``, eq. (18), which counts
+    ``vq_weight`` if it is a codebook's."""
 
 
 def binary_cross_entropy(logits_BC: Tensor, target_B: Tensor) -> Tensor:
@@ -76,6 +77,8 @@ class Objective:
         self._model = model
         self._config = config
         self._device = device
+        # Of the losses that models bring along, a codebook's alone has its weight here.
+        self._auxiliary_weight = config.vq_weight if model.num_codes else 1.0
         self.rows = TrainingRows.of(splits, config.shown, candidates=config.self_training.share > 0)
         met = self.rows.met
         self._own_E = np.zeros(len(self.rows.weight_E))
@@ -109,30 +112,29 @@ class Objective:
         rows_B = whole_batch[part]
         positive_B = self._on_device(self.rows.seen.item[rows_B].astype(np.int64))
         target_B = torch.zeros_like(positive_B)  # where each row's own item is
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._config.amp):
-            if self._negatives is not None:
-                negatives = self._negatives.draw(whole_batch, epoch=epoch, step=step)[part]
-                candidates_BC = torch.cat([positive_B[:, None], self._on_device(negatives)], dim=1)
-                of_pairs = self._grouped if self._config.dedup else self._naive
-                logits_BC, auxiliary = of_pairs(rows_B, candidates_BC)
-            elif self._samples is not None:
-                present_S = self._present(whole_batch)
-                draws = [self._samples.draw(s, epoch=epoch, step=step) for s in present_S.tolist()]
-                logits_BC, auxiliary = self._over_a_sample(
-                    rows_B, whole_batch, positive_B, present_S, draws
-                )
+        if self._negatives is not None:
+            negatives = self._negatives.draw(whole_batch, epoch=epoch, step=step)[part]
+            candidates_BC = torch.cat([positive_B[:, None], self._on_device(negatives)], dim=1)
+            of_pairs = self._grouped if self._config.dedup else self._naive
+            logits_BC, auxiliary = of_pairs(rows_B, candidates_BC)
+        elif self._samples is not None:
+            present_S = self._present(whole_batch)
+            draws = [self._samples.draw(s, epoch=epoch, step=step) for s in present_S.tolist()]
+            logits_BC, auxiliary = self._over_a_sample(
+                rows_B, whole_batch, positive_B, present_S, draws
+            )
+        else:
+            target_B = positive_B - FIRST_ROW
+            if self._config.dedup:
+                logits_BC, auxiliary = self._over_the_catalogue(rows_B, whole_batch)
             else:
-                target_B = positive_B - FIRST_ROW
-                if self._config.dedup:
-                    logits_BC, auxiliary = self._over_the_catalogue(rows_B, whole_batch)
-                else:
-                    candidates_BC = self._catalogue_M.expand(len(rows_B), -1)
-                    logits_BC, auxiliary = self._naive(rows_B, candidates_BC)
-        logits_BC = self._without_itself(_wide(logits_BC), target_B, rows_B)
+                candidates_BC = self._catalogue_M.expand(len(rows_B), -1)
+                logits_BC, auxiliary = self._naive(rows_B, candidates_BC)
+        logits_BC = self._without_itself(logits_BC, target_B, rows_B)
         weight = self.rows.weight_E
         weight_B = self._on_device(weight[rows_B] / weight[whole_batch].mean())
         task_B = self._row_loss(logits_BC, target_B) * weight_B.to(logits_BC.dtype)
-        total = task_B.sum() / len(whole_batch) + self._config.vq_weight * auxiliary
+        total = task_B.sum() / len(whole_batch) + self._auxiliary_weight * auxiliary
         return BatchLoss(task_B=task_B, auxiliary=auxiliary, total=total)
 
     def scores(self, model: TwoTower, rows_B: Longs) -> Tensor:
@@ -166,12 +168,29 @@ class Objective:
         own_B1 = self._on_device(self._own_E[rows_B])[:, None].to(logits_BC.dtype)
         return logits_BC.scatter_add(1, target_B[:, None], -own_B1)
 
+    def _towers(self) -> torch.autocast:
+        """Return the context that both towers run in, and nothing that is made of their vectors."""
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._config.amp)
+
+    def _encode_users(self, batch: UserBatch) -> EncodedUsers:
+        with self._towers():
+            users = self._model.encode_users(batch)
+        return replace(users, vectors_BG=_wide(users.vectors_BG))
+
+    def _encode_items(
+        self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor, count_P: Tensor | None = None
+    ) -> Tensor:
+        with self._towers():
+            if count_P is None:
+                return _wide(self._model.encode_items(items, index_P, scenario_P))
+            return _wide(self._model.encode_items_counted(items, index_P, scenario_P, count_P))
+
     def _naive(self, rows_B: Longs, candidates_BC: Tensor) -> tuple[Tensor, Tensor]:
         """One row per pair: both towers run for each, as most public code does it."""
         batch = self._user_batch(np.repeat(rows_B, candidates_BC.shape[1]))
-        users = self._model.encode_users(batch)
+        users = self._encode_users(batch)
         items_P = candidates_BC.reshape(-1)
-        vectors_PG = self._model.encode_items(
+        vectors_PG = self._encode_items(
             self._items.batch(items_P),
             torch.arange(len(items_P), device=self._device),
             batch.scenario_B,
@@ -181,7 +200,7 @@ class Objective:
 
     def _grouped(self, rows_B: Longs, candidates_BC: Tensor) -> tuple[Tensor, Tensor]:
         batch = self._user_batch(rows_B)
-        users = self._model.encode_users(batch)
+        users = self._encode_users(batch)
         # One key per (item, scenario): item vectors depend on the scenario, so the tower runs once
         # per distinct pair.
         keys_BC = batch.scenario_B[:, None] * self._items.num_rows + candidates_BC
@@ -193,16 +212,15 @@ class Objective:
             rows_M, index_P = torch.unique(items_P, return_inverse=True)
             items = self._items.batch(rows_M)
         scenario_P = keys_P // self._items.num_rows
-        vectors_PG = self._model.encode_items_counted(items, index_P, scenario_P, count_P)
-        vectors_PG, vectors_BG = _wide(vectors_PG), _wide(users.vectors_BG)
+        vectors_PG = self._encode_items(items, index_P, scenario_P, count_P)
         candidates_BCG = spread(vectors_PG, pair_BC.flatten()).view(
             *pair_BC.shape, vectors_PG.shape[1]
         )
-        return (candidates_BCG @ vectors_BG[:, :, None]).squeeze(-1), users.auxiliary_loss
+        return (candidates_BCG @ users.vectors_BG[:, :, None]).squeeze(-1), users.auxiliary_loss
 
     def _over_the_catalogue(self, rows_B: Longs, whole_batch: Longs) -> tuple[Tensor, Tensor]:
         batch = self._user_batch(rows_B)
-        users = self._model.encode_users(batch)
+        users = self._encode_users(batch)
         present_S = self._present(whole_batch)
         vectors_SMG = self._encode_catalogue(present_S)
         which_B = torch.searchsorted(present_S, batch.scenario_B)
@@ -233,7 +251,6 @@ class Objective:
             logits_BC, auxiliary = self._naive(rows_B, candidates_BC)
         if len(present_S) == 1:
             which_B = which_B[:1]  # spares a copy per row
-        logits_BC = _wide(logits_BC)
         sampled_BN = logits_BC[:, 1:] - log_chance_SN[which_B].to(logits_BC.dtype)
         sampled_BN = sampled_BN.masked_fill(items_SN[which_B] == positive_B[:, None], -torch.inf)
         return torch.cat([logits_BC[:, :1], sampled_BN], dim=1), auxiliary
@@ -241,7 +258,7 @@ class Objective:
     def _sampled_logits(
         self, rows_B: Longs, whole_batch: Longs, keys_SN: Tensor, which_B: Tensor
     ) -> tuple[Tensor, Tensor]:
-        users = self._model.encode_users(self._user_batch(rows_B))
+        users = self._encode_users(self._user_batch(rows_B))
         seen, num_rows = self.rows.seen, self._items.num_rows
         keys_A = self._on_device(
             seen.scenario[whole_batch].astype(np.int64) * num_rows + seen.item[whole_batch]
@@ -265,7 +282,7 @@ class Objective:
         """Return ``[P, G]``, items in scenarios; ranks encode a part each, as of the catalogue."""
         own_P = keys_P[share(len(keys_P))]
         rows_M, index_P = torch.unique(own_P % self._items.num_rows, return_inverse=True)
-        vectors_PG: Tensor = self._model.encode_items(
+        vectors_PG = self._encode_items(
             self._items.batch(rows_M), index_P, own_P // self._items.num_rows
         )
         return vectors_PG if num_ranks() == 1 else gather_parts(vectors_PG)
@@ -276,10 +293,8 @@ class Objective:
         Ranks encode a part of the items each: alone, the item tower would cost each as much as one.
         """
         num_items, num_scenarios = len(self._own_items.rows_B), len(scenario_S)
-        vectors_PG: Tensor = self._model.encode_items(
-            self._own_items, *every_pair(num_items, scenario_S)
-        )
-        own_SMG = vectors_PG.view(num_scenarios, num_items, -1)
+        vectors_PG = self._encode_items(self._own_items, *every_pair(num_items, scenario_S))
+        own_SMG = vectors_PG.view(num_scenarios, num_items, vectors_PG.shape[1])
         return (
             own_SMG if num_ranks() == 1 else gather_parts(own_SMG.transpose(0, 1)).transpose(0, 1)
         )
@@ -293,7 +308,10 @@ class Objective:
 
 
 def _wide(values: Tensor) -> Tensor:
-    """Return what reduced precision computed in float32; anything else as it is."""
+    """Return what reduced precision computed in float32; anything else as it is.
+
+    Vectors that nearly agree have nearly equal products, which half precision would round to one.
+    """
     return values.float() if values.dtype == torch.bfloat16 else values
 
 

@@ -122,5 +122,3 @@ def embedding_tables(model: nn.Module) -> Iterable[Tensor]:
     for module in model.modules():
         if isinstance(module, FieldTable):
             yield module.weight_RD
-        elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
-            yield module.weight

@@ -25,7 +25,7 @@ from tests.training.towers import quick
 
 def train_users(splits: Splits, rows: list[int] | None = None) -> UserBatch:
     """Return the queries of training rows; all of them by default."""
-    index = np.arange(len(splits.train.user)) if rows is None else np.array(rows)
+    index = np.arange(len(splits.train.user)) if rows is None else np.array(rows, dtype=np.int64)
     source = UserSource(splits)
     return source.batch(splits.train.user, splits.train.scenario, splits.train_slices, index)
 
@@ -160,6 +160,41 @@ class RetrieverContract(ABC):
             served_row_of_user_0,
         )
         assert torch.isfinite(model.encode_users(users).vectors_BG).all()
+
+    def test_a_batch_without_rows_gives_no_vectors_and_no_loss(self) -> None:
+        splits = random_splits()
+        model = self.fresh(splits).train()
+        model.start_from(splits)
+        encoded = model.encode_users(train_users(splits, []))
+        nothing = torch.zeros(0, dtype=torch.int64)
+        vectors = model.encode_items(ItemSource(splits.items).batch(nothing), nothing, nothing)
+        assert encoded.vectors_BG.shape == vectors.shape == (0, model.dim)
+        assert encoded.auxiliary_loss == 0
+        (encoded.vectors_BG.sum() + vectors.sum() + encoded.auxiliary_loss).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is None or not parameter.grad.any(), name
+
+    @pytest.mark.parametrize("loss", ["sampled_softmax", "full_softmax"])
+    def test_a_step_in_mixed_precision_is_near_one_in_full_precision(self, loss) -> None:
+        splits = random_splits()
+        model = self.fresh(splits)
+        train(model, splits, steps=1, lr=self.lr)
+        model.train()
+        totals = []
+        for amp in (False, True):
+            objective = Objective(
+                model, splits, quick(loss=loss, amp=amp), device=torch.device("cpu")
+            )
+            torch.manual_seed(0)
+            model.zero_grad()
+            totals.append(objective(np.arange(20) * 3, epoch=1, step=0).total)
+            totals[-1].backward()
+        full, mixed = totals
+        torch.testing.assert_close(mixed, full, rtol=0.05, atol=0.05)
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                assert parameter.grad.dtype == parameter.dtype
+                assert torch.isfinite(parameter.grad).all(), name
 
     @pytest.mark.parametrize("loss", ["sampled_softmax", "full_softmax"])
     def test_one_row_per_pair_gives_the_same_loss_gradients_and_statistics(self, loss) -> None:

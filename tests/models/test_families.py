@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import torch
 
 from components.settings_commands import params_yaml
 from perscen.config import read_config
+from perscen.data.batches import Packed
 from perscen.errors import ConfigError
 from perscen.models.config import FAMILY_CONFIGS
 from perscen.models.families import MODELS, load_model, make_model
-from perscen.recipes import RECIPES, recipe_named
+from perscen.recipes import RECIPES, recipe_named, with_settings
 from tests.factories import random_splits
+from tests.models.contract import train_users
 
 FAMILIES = sorted(MODELS)
 
@@ -51,6 +54,39 @@ def test_a_model_of_any_family_is_made_saved_and_loaded_by_its_settings(
         torch.equal(weight, loaded.state_dict()[name])
         for name, weight in model.state_dict().items()
     )
+
+
+@pytest.mark.parametrize("family", ["dssm", "youtube_dnn"])
+def test_the_best_recipe_says_what_to_change_for_one_model_per_scenario(family: str) -> None:
+    best, single = recipe_named("best", family=family), {"model.form": "single"}
+    with pytest.raises(ConfigError, match=r"shown_sequence has no .* single, so set it to false"):
+        with_settings(best, single, origin="here")
+    recipe = with_settings(best, single | {"model.shown_sequence": False}, origin="here")
+    assert recipe.model == best.model.model_copy(update={"form": "single", "shown_sequence": False})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_excluded_is_not_read_or_the_family_says_that_it_cannot_do_without(
+    family: str,
+) -> None:
+    splits = random_splits()
+    best = recipe_named("best", family=family).model
+    whole = train_users(splits)
+    for name in ("history", "shown"):
+        config = best.model_copy(update={"exclude_fields": (name,)})
+        if name == "history" and family in ("ican", "m5", "self_attention"):
+            with pytest.raises(
+                ConfigError, match=f"'history', but model.family: {family} reads a user's clicks"
+            ):
+                make_model(splits.schema, config)
+            continue
+        model = make_model(splits.schema, config).eval()
+        items = getattr(whole, name)
+        nothing = Packed(items.values_V[:0], torch.zeros_like(items.offsets_B1))
+        blind = replace(whole, **{name: nothing})
+        assert torch.equal(
+            model.encode_users(blind).vectors_BG, model.encode_users(whole).vectors_BG
+        ), name
 
 
 def test_a_family_that_is_not_there_is_answered_with_the_nearest() -> None:

@@ -34,6 +34,8 @@ SHIPPED = {
     "exclude_fields": ("user_id",),
 }
 """The settings that are no family's own, as the best recipe has them, but for dropout."""
+SHIPPED_SINGLE = SHIPPED | {"shown_sequence": False}
+"""The same for models of one scenario each: what was shown is not told apart by scenario."""
 
 
 def dssm(schema: Schema, **choices: Any) -> Dssm:
@@ -64,7 +66,7 @@ class TestDssmPerScenario(RetrieverContract):
     lr, steps = 0.03, 30
 
     def make(self, schema: Schema) -> TwoTower:
-        return dssm(schema, form="single", item_bias="popularity", exclude_fields=("user_id",))
+        return dssm(schema, form="single", **SHIPPED_SINGLE)
 
 
 class TestYoutubeDnn(RetrieverContract):
@@ -112,7 +114,10 @@ def test_models_of_one_scenario_share_no_parameter_and_stay_as_they_are_when_ano
 
 
 @BOTH
-def test_a_model_of_one_scenario_is_the_same_whatever_happens_in_the_others(make: Make) -> None:
+@pytest.mark.parametrize("item_bias", ["popularity", "segments"])
+def test_a_model_of_one_scenario_is_the_same_whatever_happens_in_the_others(
+    make: Make, item_bias: str
+) -> None:
     events = random_events(num_users=12, num_items=20, num_scenarios=2, per_user=24, days=8)
     others = [
         replace(e, item=(e.item + 5) % 20 + 2, clicked=not e.clicked) if e.scenario else e
@@ -128,7 +133,7 @@ def test_a_model_of_one_scenario_is_the_same_whatever_happens_in_the_others(make
             num_items=20,
         )
         torch.manual_seed(0)
-        model = make(splits.schema, form="single", item_bias="popularity")
+        model = make(splits.schema, form="single", **SHIPPED_SINGLE | {"item_bias": item_bias})
         mine = only_scenario(splits, 0)
         train(model, mine, steps=2, lr=0.01)
         vectors.append(
@@ -161,9 +166,26 @@ def test_what_a_form_does_not_use_has_no_weights(make: Make) -> None:
 
 
 @BOTH
-def test_one_models_options_are_refused_in_the_other_form(make: Make) -> None:
-    with pytest.raises(ValueError, match="use_spec_sequence has no meaning with form: single"):
-        make(random_splits().schema, form="single", use_spec_sequence=True)
+@pytest.mark.parametrize("name", ["use_spec_sequence", "shown_sequence"])
+def test_one_models_options_are_refused_in_the_other_form(make: Make, name: str) -> None:
+    match = f"{name} has no meaning with form: single, so set it to false: "
+    with pytest.raises(ValueError, match=match):
+        make(random_splits().schema, form="single", **{name: True})
+
+
+@BOTH
+def test_a_model_of_one_scenario_is_given_that_scenarios_impressions_in_order(make: Make) -> None:
+    splits, given = random_splits(), []
+    model = make(splits.schema, form="single")
+    model.members[1].start_from = given.append
+    model.start_from(splits)
+    whole, own = splits.impressions, given[0].impressions
+    assert not own.scenario.any()
+    for user in range(len(splits.users.ids)):
+        here = slice(whole.user_offsets[user], whole.user_offsets[user + 1])
+        mine = slice(own.user_offsets[user], own.user_offsets[user + 1])
+        assert (own.user[mine] == user).all()
+        assert own.item[mine].tolist() == whole.item[here][whole.scenario[here] == 1].tolist()
 
 
 def test_a_field_that_the_data_do_not_have_is_refused() -> None:
@@ -194,10 +216,12 @@ def test_a_warm_start_finds_each_scenarios_model_where_it_is_now(make: Make) -> 
 
 
 @BOTH
-@pytest.mark.parametrize("form", ["multi", "single"])
-def test_the_settings_of_the_best_recipe_are_the_families_too(make: Make, form: str) -> None:
+@pytest.mark.parametrize(("form", "shipped"), [("multi", SHIPPED), ("single", SHIPPED_SINGLE)])
+def test_the_settings_of_the_best_recipe_are_the_families_too(
+    make: Make, form: str, shipped: dict[str, Any]
+) -> None:
     splits = random_splits()
-    model = make(splits.schema, form=form, **SHIPPED, dropout=0.2)
+    model = make(splits.schema, form=form, **shipped, dropout=0.2)
     train(model, splits, steps=2, lr=0.01)
     assert torch.isfinite(item_vectors(model, splits)).all()
     rows = np.arange(3).tolist()

@@ -88,7 +88,7 @@ def test_vocabularies_of_another_run_are_refused() -> None:
         model.axis_labels(vocabularies)
 
 
-def test_the_fingerprint_is_that_of_weights_and_vocabularies(tmp_path: Any) -> None:
+def test_the_fingerprint_is_that_of_weights_settings_and_vocabularies(tmp_path: Any) -> None:
     torch.manual_seed(0)
     model = Perscen(SPLITS.schema, config())
     mine = space_fingerprint(model, SPLITS.vocabularies)
@@ -96,6 +96,15 @@ def test_the_fingerprint_is_that_of_weights_and_vocabularies(tmp_path: Any) -> N
     assert space_fingerprint(Perscen.load(tmp_path), dict(SPLITS.vocabularies)) == mine
     renamed = {**SPLITS.vocabularies, "items": SPLITS.vocabularies["items"][::-1]}
     assert space_fingerprint(model, renamed) != mine
+    for other in (
+        {"score": "cosine"},
+        {"temperature": 0.1},
+        {"graph.power": "refined"},
+        {"seq.pooling": "max"},
+    ):
+        twin = Perscen(SPLITS.schema, config(**other))
+        twin.load_state_dict(model.state_dict())
+        assert space_fingerprint(twin, SPLITS.vocabularies) != mine, other
     with torch.no_grad():
         model.item_fields.dense_FD += 1e-6
     assert space_fingerprint(model, SPLITS.vocabularies) != mine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,18 @@ def test_a_warm_start_leaves_todays_catalogue_as_it_is() -> None:
     assert torch.equal(new.user_tower[0][0].bias, old.user_tower[0][0].bias)
 
 
+def test_attributes_are_loaded_onto_the_models_own_device() -> None:
+    saved = started(random_splits()).catalogue.state_dict()
+    elsewhere = ican(random_splits().schema).catalogue.to("meta")
+    with warnings.catch_warnings(action="ignore"):  # values have no place on this device
+        elsewhere.load_state_dict(saved)
+    loaded = elsewhere.state_dict()
+    assert {name: values.shape for name, values in loaded.items()} == {
+        name: values.shape for name, values in saved.items()
+    }
+    assert all(values.is_meta for values in loaded.values())
+
+
 def test_a_bundles_users_and_probes_ask_with_the_clicks_that_the_model_was_trained_on(
     tmp_path: Path,
 ) -> None:
@@ -204,6 +217,26 @@ def test_by_default_a_click_is_read_by_its_id_and_the_usual_attributes_the_data_
 def test_attributes_that_cannot_be_read_are_refused(choices: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         ican(random_splits(num_users=4).schema, **choices)
+
+
+def test_clicks_that_are_read_by_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 item"):
+        IcanConfig.model_validate(SMALL | {"attributes": ()})
+
+
+def test_items_have_rows_of_their_own_only_where_their_ids_are_read() -> None:
+    schema = random_splits(num_users=4).schema
+    tables = [
+        ican(schema, attributes=attributes, exclude_fields=excluded, **choices).item_fields.table
+        for attributes, excluded, choices in (
+            (("tag",), ("item_id",), {}),
+            (("tag",), (), {}),
+            (("item_id", "tag"), ("item_id",), {}),
+            (("tag",), ("item_id",), {"shown_sequence": True}),
+            (("tag",), ("item_id",), {"item_id_only": True}),
+        )
+    ]
+    assert ["item_id" in table.starts for table in tables] == [False, True, True, True, True]
 
 
 def test_heads_that_do_not_share_the_width_evenly_are_refused() -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from perscen.data.batches import ItemSource
 from perscen.errors import ConfigError
 from perscen.models.config import PerscenConfig
+from perscen.models.fusion import FUSIONS
 from perscen.models.perscen import Perscen
 from perscen.training.allocator import keep_freed_memory
 from tests.factories import random_splits
@@ -55,7 +56,7 @@ OPTIONS: dict[str, list[Any]] = {
     "score": ["dot", "cosine"],
     "temperature": [1.0, 0.1],
     "learn_temperature": [False, True],
-    "item_bias": ["none", "popularity"],
+    "item_bias": ["none", "popularity", "segments"],
     "dropout": [0.0, 0.2],
     "exclude_fields": [(), ("user_id",), ("item_id", "history"), ("tag", "dense", "group")],
     "shown_sequence": [False, True],
@@ -119,7 +120,12 @@ def test_any_two_settings_compose_and_every_parameter_is_used(choices: dict[str,
 
 @pytest.mark.parametrize(
     "choices",
-    [{}, {"fusion": "gru", "graph.source": "shared"}, {"vq.ema_decay": 0.9, "vq.init": "kmeans"}],
+    [
+        {},
+        {"fusion": "gru", "graph.source": "shared"},
+        {"vq.ema_decay": 0.9, "vq.init": "kmeans"},
+        *({"item_tower.scenario_aware": False, "fusion": fusion} for fusion in FUSIONS),
+    ],
     ids=str,
 )
 def test_mixed_precision_stays_near_full_precision(choices: dict[str, Any]) -> None:

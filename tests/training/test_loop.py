@@ -10,6 +10,8 @@ import torch
 
 from perscen.data.splits import Splits
 from perscen.errors import ConfigError, TrainingDiverged
+from perscen.models.config import M5Config
+from perscen.models.m5 import M5
 from perscen.schema import FIRST_ROW
 from perscen.training.device import torch_settings
 from perscen.training.loop import train
@@ -39,9 +41,13 @@ def test_the_loss_falls_and_every_scenario_is_measured_each_epoch(splits):
         assert record.loss == pytest.approx(record.task_loss + record.auxiliary_loss)
 
 
-def test_the_auxiliary_loss_counts_with_its_weight(splits):
+def test_the_loss_of_a_model_with_codes_counts_with_their_weight_and_no_other_does(splits):
     record = train(tiny(splits), splits, quick(max_epochs=1, vq_weight=0.25)).epochs[0]
     assert record.loss == pytest.approx(record.task_loss + 0.25 * record.auxiliary_loss)
+    masked = M5Config.model_validate({"widths": [8], "masked_items": {"weight": 2.0}})
+    record = train(M5(splits.schema, masked), splits, quick(max_epochs=1, vq_weight=0)).epochs[0]
+    assert record.auxiliary_loss > 0
+    assert record.loss == pytest.approx(record.task_loss + record.auxiliary_loss)
 
 
 def test_the_weights_of_the_best_epoch_are_kept(splits):
@@ -122,7 +128,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimiser_step(splits):
 def test_vectors_that_are_not_finite_after_an_epoch_are_never_kept(sparse):
     model = tiny(sparse)
     with torch.no_grad():
-        model.item.weight[_never_clicked(sparse)] = torch.nan  # met by the validation alone
+        model.item.weight_RD[_never_clicked(sparse)] = torch.nan  # met by the validation alone
     with pytest.raises(TrainingDiverged, match="vectors of scenario s0 are not finite"):
         train(model, sparse, quick(loss="sampled_softmax", neg={"pool": "train_items"}))
 
@@ -185,8 +191,8 @@ def test_lazy_adam_leaves_rows_outside_the_batches_alone(sparse, decoupled):
     trained = train(model, sparse, quick(optim=optim, neg={"n": 4, "pool": "train_items"}))
     untouched = _never_clicked(sparse)
     after = weights(model)
-    assert torch.equal(after["item.weight"][untouched], before["item.weight"][untouched])
-    assert not torch.equal(after["item.weight"], before["item.weight"])
+    assert torch.equal(after["item.weight_RD"][untouched], before["item.weight_RD"][untouched])
+    assert not torch.equal(after["item.weight_RD"], before["item.weight_RD"])
     assert trained.epochs[-1].loss < trained.epochs[0].loss
 
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from perscen.data.sampling import CatalogueSampler
 from perscen.data.splits import Splits
-from perscen.models.config import PerscenConfig
+from perscen.models.config import EmbeddingConfig, M5Config, PerscenConfig
+from perscen.models.m5 import M5
 from perscen.models.perscen import Perscen
+from perscen.schema import FIRST_ROW
 from perscen.seeding import seed_torch
 from perscen.training.losses import Objective, binary_cross_entropy, softmax_cross_entropy
 from tests.factories import random_splits
@@ -63,6 +66,27 @@ def test_the_grouped_way_gives_the_loss_and_gradients_of_one_row_per_pair(loss, 
     for name, gradient in gradients.items():
         size = expected[name].abs().max().item()
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-8 * size, msg=name)
+
+
+@pytest.mark.parametrize("dedup", [True, False])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_mixed_precision_ends_with_the_vectors_and_their_products_are_not_rounded(
+    loss, dedup, monkeypatch
+):
+    splits, met = random_splits(), []
+
+    def certain(*_: object, **__: object) -> tuple[np.ndarray, np.ndarray]:
+        return FIRST_ROW + np.arange(9), np.zeros(9)  # the log of a chance would hide a rounding
+
+    monkeypatch.setattr(CatalogueSampler, "draw", certain)
+    model = M5(splits.schema, M5Config(emb=EmbeddingConfig(init_std=0.3), widths=(16,)))
+    config = quick(**LOSSES[loss], dedup=dedup, amp=True)
+    objective = Objective(model, splits, config, device=torch.device("cpu"))
+    objective._row_loss = lambda logits_BC, _: met.append(logits_BC) or logits_BC.sum(dim=1)
+    objective(np.arange(20) * 3, epoch=1, step=0)
+    logits = met[0][met[0].isfinite()]
+    assert logits.dtype == torch.float32
+    assert (logits != logits.bfloat16()).float().mean() > 0.9
 
 
 def test_a_sample_of_the_catalogue_estimates_its_softmax_without_bias() -> None:

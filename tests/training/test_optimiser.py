@@ -7,19 +7,34 @@ import torch
 from torch import nn
 
 from perscen.config import OptimConfig
+from perscen.models.config import EmbeddingConfig
+from perscen.models.embedding import FieldTable
+from perscen.schema import Field
 from perscen.training.optimiser import Optimiser
+
+
+class Scores(nn.Module):
+    """A number for each of six rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = FieldTable([Field(name="item_id", num_rows=7)], config=EmbeddingConfig(dim=3))
+        self.out = nn.Linear(3, 1)
+
+    def forward(self, rows: list[int]) -> torch.Tensor:
+        return self.out(self.table.rows("item_id", 1 + torch.tensor(rows)))
 
 
 def trained(*, lazy: bool, rows: list[list[int]], decoupled: bool = False) -> torch.Tensor:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Embedding(6, 3), nn.Linear(3, 1))
+    model = Scores()
     config = OptimConfig(lr=0.1, weight_decay=0.1, sparse_embeddings=lazy, decoupled=decoupled)
     optimiser = Optimiser(model, config)
     for step in rows:
         optimiser.zero_grad()
-        model(torch.tensor(step)).square().sum().backward()
+        model(step).square().sum().backward()
         optimiser.step()
-    return model[0].weight.detach()
+    return model.table.weight_RD.detach()[1:]
 
 
 @pytest.mark.parametrize("decoupled", [False, True])

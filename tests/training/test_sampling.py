@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from perscen.config import NegativesConfig
+from perscen.config import NegativesConfig, parse_config
 from perscen.data.sampling import CatalogueSampler, NegativeSampler
 from perscen.data.splits import Rows
 from perscen.errors import ConfigError
@@ -102,6 +102,22 @@ def test_a_row_without_any_negative_left_is_a_config_error(config):
         NegativeSampler(
             train, num_item_rows=3, config=NegativesConfig.model_validate(config), seed=0
         )
+
+
+@pytest.mark.parametrize("setting", ["pool: train_items", "exclude: user_history"])
+def test_models_of_one_scenario_each_draw_by_no_other_scenarios_clicks(setting):
+    name, value = setting.split(": ")
+    tree = {
+        "run": {"logical_date": "2024-01-01"},
+        "split": {"train_days": 1, "valid_days": 1, "test_days": 1},
+        "model": {"family": "dssm", "form": "single"},
+        "train": {"neg": {name: value}},
+    }
+    with pytest.raises(
+        ConfigError, match=rf"train\.neg\.{setting} has no meaning with model\.form"
+    ):
+        parse_config(tree, origin="here")
+    assert parse_config(tree | {"model": {"family": "dssm"}}, origin="here").train.neg.n == 10
 
 
 @settings(deadline=None, max_examples=50)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from perscen.config import TrainConfig
 from perscen.data.batches import ItemBatch, UserBatch
 from perscen.data.splits import Splits
-from perscen.models.config import PerscenConfig
+from perscen.models.config import EmbeddingConfig, PerscenConfig
+from perscen.models.embedding import FieldTable
 from perscen.models.two_tower import EncodedUsers, TwoTower
-from perscen.schema import Schema
+from perscen.schema import Field, Schema
 from perscen.seeding import seed_torch
 from perscen.training.checkpoint import Checkpoint
 
@@ -26,7 +26,8 @@ class TinyTower(TwoTower):
     def __init__(self, schema: Schema, config: PerscenConfig | None = None) -> None:
         super().__init__(schema, config or PerscenConfig())
         self.user = nn.Embedding(schema.user.categorical[0].num_rows, 8)
-        self.item = nn.Embedding(schema.num_item_rows, 8)
+        item_id = Field(name="item_id", num_rows=schema.num_item_rows)
+        self.item = FieldTable([item_id], config=EmbeddingConfig(dim=8, init_std=1.0))
         self.scenario = nn.Embedding(len(schema.scenarios), 8)
         self.mix = nn.Linear(8, 8)
         self.dropout = nn.Dropout(0.1)
@@ -41,20 +42,15 @@ class TinyTower(TwoTower):
 
     def encode_users(self, users: UserBatch) -> EncodedUsers:
         lengths = users.spec_history.offsets_B1.diff()
-        history = F.embedding_bag(
-            users.spec_history.values_V,
-            self.item.weight,
-            users.spec_history.offsets_B1,
-            mode="mean",
-            include_last_offset=True,
-        )
+        history = self.item.pool("item_id", users.spec_history, how="mean")
         vectors = self.user(users.categorical_BF[:, 0]) + self.scenario(users.scenario_B) + history
         return EncodedUsers(
             self.dropout(self.mix(vectors)), vectors.square().mean(), (lengths % 2).long()
         )
 
     def encode_items(self, items: ItemBatch, index_P: Tensor, scenario_P: Tensor) -> Tensor:
-        return self.item(items.rows_B)[index_P] * (1 + self.scenario(scenario_P))
+        vectors = self.item.rows("item_id", items.rows_B)
+        return vectors[index_P] * (1 + self.scenario(scenario_P))
 
 
 def tiny(splits: Splits, *, seed: int = 0) -> TinyTower:
