@@ -70,7 +70,9 @@ class VqConfig(Section):
     init: Literal["first_batch", "uniform", "kmeans"] = "first_batch"
     ema_decay: float | None = Field(None, gt=0, lt=1)
     revive_after: int | None = Field(None, ge=1)
-    """Steps without use after which a code is moved onto a random row of the batch."""
+    """Steps without use after which a code is moved onto a random row of the batch. With
+    ``train.batch.by_scenario``, fewer than lie between two batches of a sparse scenario take away
+    the codes that it alone uses."""
     mask_empty: bool = False
     """Leave users without a scenario history out of the quantiser's loss."""
 

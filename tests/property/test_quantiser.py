@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from perscen.models.config import PerscenConfig, PreferenceConfig, VqConfig
 from perscen.models.perscen import Perscen
 from perscen.models.preference import ScenarioPreference
-from perscen.models.quantiser import Quantiser
+from perscen.models.quantiser import EMA_SMOOTHING, Quantiser
 from tests.factories import random_splits
 
 few = settings(max_examples=20, deadline=None)
@@ -100,6 +100,23 @@ def test_a_moving_average_carries_codes_to_the_mean_of_their_rows() -> None:
         quantiser.train()(rows)
     assert not list(quantiser.parameters())
     assert sorted(quantiser.codes_KZ[:, 0].tolist()) == pytest.approx([1, 11], abs=1e-3)
+
+
+def test_a_code_nobody_uses_stays_and_one_in_use_is_the_mean_of_its_rows_to_the_bit() -> None:
+    quantiser, z = made(VqConfig(codebook_size=2, init="uniform", ema_decay=0.5), 4, 0)
+    far = torch.full((3,), 100.0, dtype=torch.float64)
+    with torch.no_grad():
+        quantiser.codes_KZ[1] = far
+        quantiser.mean_KZ[1] = far / 2
+    share, mean = quantiser.share_K.clone(), quantiser.mean_KZ.clone()
+    used = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    for _ in range(60):
+        quantiser.train()(z)
+        share.lerp_(used, 0.5)
+        mean.lerp_(used[:, None] * z.detach().mean(dim=0), 0.5)
+        assert torch.equal(quantiser.codes_KZ[0], mean[0] / (share[0] + EMA_SMOOTHING))
+    assert share[1] < 1e-12
+    torch.testing.assert_close(quantiser.codes_KZ[1], far, rtol=0.1, atol=0)
 
 
 def test_a_code_nobody_uses_is_revived_after_the_given_number_of_steps() -> None:
