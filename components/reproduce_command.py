@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 import yaml
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from components.console import open_console
 from components.pipeline import PIPELINE
 from components.splits_command import fetch_splits, remote_option
 
 if TYPE_CHECKING:  # MLflow and torch take seconds that --help should not cost
     from components.adapters.registry import Registry
     from components.adapters.releases import Release
+    from perscen.errors import PerscenError
     from perscen.manifests import AnyManifest
     from perscen.retrieval.bundle import Bundle
 
@@ -69,11 +71,11 @@ def reproduce(selector: str, remote: str, name: str, to: Path | None) -> None:
     try:
         for remade in remake(registry, release, remote=remote, to=to):
             digests = (remade.recorded.digest[:_DIGITS], remade.made.digest[:_DIGITS])
-            table.add_row(remade.name, *digests, "yes" if remade.equal else "[red]no[/]")
+            table.add_row(remade.name, *digests, "yes" if remade.equal else Text("no", style="red"))
             _check_equal(remade)
     finally:
         if table.row_count:
-            Console().print(table)
+            open_console().print(table)
     click.echo(f"every artifact is the one that was released → {to}")
 
 
@@ -85,13 +87,18 @@ def remake(registry: Registry, release: Release, *, remote: str, to: Path) -> It
             it was made with is gone.
     """
     from components.runner import run_step
+    from perscen.errors import ConfigError
 
     recorded = _manifests(registry.fetch(release), release)
     _check_code(recorded, release)
+    try:
+        settings = _settings(recorded)
+    except ConfigError as exc:
+        raise _of_other_code(release, exc.message) from exc
     yield Remade("splits", recorded["splits"], _bring_splits(recorded, release, remote, to))
     yield Remade("champion", recorded["champion"], _bring_champion(recorded, registry, to))
     config = to / "params.yaml"
-    config.write_text(yaml.safe_dump(_settings(recorded), sort_keys=False), encoding="utf-8")
+    config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     for step in (PIPELINE[name] for name in _AGAIN):
         made = run_step(
             step.name,
@@ -105,12 +112,19 @@ def remake(registry: Registry, release: Release, *, remote: str, to: Path) -> It
 
 def _manifests(bundle: Bundle, release: Release) -> dict[str, AnyManifest]:
     """Return the manifests a release carries, checked against its lineage."""
+    from pydantic import ValidationError
+
     from perscen.errors import ArtifactError
     from perscen.manifests import MANIFEST
     from perscen.retrieval.bundle import MANIFESTS
 
-    paths = sorted((bundle.path / MANIFESTS).glob("*.json"))
-    found = {path.stem: MANIFEST.validate_json(path.read_bytes()) for path in paths}
+    found: dict[str, AnyManifest] = {}
+    for path in sorted((bundle.path / MANIFESTS).glob("*.json")):
+        try:
+            found[path.stem] = MANIFEST.validate_json(path.read_bytes())
+        except ValidationError as exc:
+            place = f"{MANIFESTS}/{path.name} of version {release.version}"
+            raise _of_other_code(release, f"{place} is no manifest of this code: {exc}") from exc
     lineage = bundle.manifest.lineage
     told = {
         "splits": lineage.splits_digest,
@@ -129,19 +143,25 @@ def _manifests(bundle: Bundle, release: Release) -> dict[str, AnyManifest]:
 
 def _check_code(recorded: dict[str, AnyManifest], release: Release) -> None:
     from components.runner import code_version
-    from perscen.errors import ArtifactError
 
     for step in (PIPELINE[name] for name in _AGAIN):
         here, then = code_version(step), recorded[step.output].code_version
         if here != then:
-            where = (
-                f"`git checkout {release.revision}`" if release.revision else "check out the one"
-            )
-            raise ArtifactError(
+            raise _of_other_code(
+                release,
                 f"version {release.version} was made by another revision of `{step.name}`: its "
                 f"code_version is {then[:_DIGITS]}, here it is {here[:_DIGITS]}",
-                hint=f"{where} that published it, without changes of your own, and try again",
             )
+
+
+def _of_other_code(release: Release, message: str) -> PerscenError:
+    """Return the error for what only the code that published a release can make again."""
+    from perscen.errors import ArtifactError
+
+    where = f"`git checkout {release.revision}`" if release.revision else "check out the revision"
+    return ArtifactError(
+        message, hint=f"{where} that published it, without changes of your own, and try again"
+    )
 
 
 def _bring_splits(
@@ -186,14 +206,15 @@ def _bring_champion(recorded: dict[str, AnyManifest], registry: Registry, to: Pa
 
 def _settings(recorded: dict[str, AnyManifest]) -> dict[str, Any]:
     """Return a ``params.yaml`` with the settings of every artifact that came about by them."""
+    from perscen.config import DataConfig, parse_split
+
     tree: dict[str, Any] = {}
     for manifest in recorded.values():
         tree |= manifest.settings
-    days = [tree["split"][f"{window}_days"] or 0 for window in ("train", "valid", "test")]
+    split = parse_split(tree["split"], origin="the release's splits")
     return {
         "run": {"logical_date": recorded["model"].logical_date.isoformat()},
-        # The clean log is not made again: its window only has to hold those of the splits.
-        "data": {"window_days": max(3, sum(days))},
+        "data": DataConfig.holding(split).model_dump(mode="json"),  # it is not made again
         **tree,
     }
 

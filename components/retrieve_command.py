@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import click
-from rich.console import Console
 from rich.table import Table
+
+from components.console import open_console
 
 
 @click.command()
@@ -54,4 +55,4 @@ def retrieve(address: str, user_id: str, scenario: str, k: int, *, as_json: bool
     table.add_column("score", justify="right")
     for rank, (item, score) in enumerate(answer, start=1):
         table.add_row(str(rank), item, f"{score:.4f}")
-    Console().print(table)
+    open_console().print(table)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from rich.console import Console
 from rich.table import Table
+
+from components.console import open_console
 
 if TYPE_CHECKING:  # the commands import DVC when called, so that help stays fast
     from components.adapters.versioning import Pointer
@@ -51,10 +52,7 @@ def list_days(remote: str) -> None:
         size = f"{day.size_bytes / 1e6:,.1f}"
         row = (str(day.logical_date), day.dvc, day.digest[:12], f"{day.num_files:,}", size)
         table.add_row(*row)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 100  # what a pipe or a file has room for, not rich's 80
-    console.print(table)
+    open_console().print(table)
 
 
 @splits.command()
@@ -97,10 +95,7 @@ def counts(directory: Path) -> None:
 
     manifest: Any = open_artifact(directory, kind="splits").manifest
     name, paper = _paper_of(manifest, directory)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 100
-    console.print(_beside(count(Splits.open(directory)), paper, title=name))
+    open_console().print(_beside(count(Splits.open(directory)), paper, title=name))
 
 
 def _paper_of(manifest: SplitsManifest, directory: Path) -> tuple[str, Counts]:

@@ -8,6 +8,7 @@ from typing import Final
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from perscen.evaluation.verdict import Outcome, Verdict
 
@@ -22,7 +23,14 @@ _WIDE: Final = 200
 
 def plain_table(verdict: Verdict) -> str:
     """Return the table as lines of fixed-width text, as wide as it needs, without colours."""
-    console = Console(file=io.StringIO(), width=_WIDE, color_system=None, force_terminal=False)
+    console = Console(
+        file=io.StringIO(),
+        width=_WIDE,
+        color_system=None,
+        force_terminal=False,
+        markup=False,
+        emoji=False,
+    )
     table = verdict_table(verdict)
     table.box, table.pad_edge = SIMPLE_HEAD, False
     with console.capture() as text:
@@ -42,13 +50,13 @@ def verdict_table(verdict: Verdict) -> Table:
     table.add_column("outcome")
     for row in verdict.scenarios:
         table.add_row(
-            row.scenario,
+            Text(row.scenario),
             f"{row.num_users:,}",
             _percent(row.candidate_recall),
             _percent(row.popularity_recall),
             _interval(row.difference, row.low, row.high),
             _percent(row.margin),
-            f"[{_COLOURS[row.outcome]}]{row.outcome.value}[/] {row.policy or ''}",
+            Text.assemble((row.outcome.value, _COLOURS[row.outcome]), f" {row.policy or ''}"),
         )
     return table
 

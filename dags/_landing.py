@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 _SOURCE: Final = "source.json"
+_UNREAD: Final = "the raw log cannot be read; looking again"
 _NO_DATE: Final = """\
 this run has no logical date, so it is about no day of logs; trigger it with one: \
 `airflow dags trigger perscen_daily --logical-date 2022-05-05`, or "Logical Date" on the page"""
@@ -34,16 +35,21 @@ def landed_days(raw_log: str) -> list[str]:
         raw_log: A directory or an address that fsspec knows.
 
     Raises:
-        OSError: The place cannot be reached.
+        OSError: The place cannot be read; says why.
     """
     try:
         with fsspec.open(f"{raw_log.rstrip('/')}/{_SOURCE}", "rb") as file:
-            names = json.load(file)["files"]
+            text = file.read()
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError:
+        raise
+    except Exception as exc:  # each store has errors of its own, and botocore's are no OSError
+        raise OSError(f"{type(exc).__name__}: {exc}") from exc
+    try:
+        folders = {name.partition("/")[0] for name in json.loads(text)["files"]}
     except (ValueError, KeyError, TypeError):  # being written by something that is not us
         return []
-    folders = {name.partition("/")[0] for name in names}
     return sorted(f.removeprefix("date=") for f in folders if f.startswith("date="))
 
 
@@ -78,7 +84,7 @@ class LandedTrigger(BaseTrigger):
                 # A thread: many triggers share one event loop, and fsspec blocks.
                 days = await asyncio.to_thread(landed_days, self.raw_log)
             except OSError as exc:
-                self.log.warning("the raw log cannot be read; looking again", error=str(exc))
+                self.log.warning(_UNREAD, error=str(exc))
             else:
                 if self.day in days:
                     yield TriggerEvent(self.day)
@@ -134,8 +140,12 @@ class LandedSensor(BaseSensorOperator):
             )
 
     def poke(self, context: Context) -> bool:
-        """Return whether the run's day has landed."""
-        return context["ds"] in landed_days(self.raw_log)
+        """Return whether the run's day has landed; not so far in a store that does not answer."""
+        try:
+            return context["ds"] in landed_days(self.raw_log)
+        except OSError as exc:
+            self.log.warning(_UNREAD, error=str(exc))
+            return False
 
     def landed(self, context: Context, event: str) -> None:  # noqa: ARG002 (Airflow's signature)
         """Go on after the trigger fired."""

@@ -9,9 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 _LIBC: Final = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG: Final = 1
+_WATCH: Final = Path(__file__).with_name("_watch.py")
 _CODED: Final[Mapping[Fate, type[AirflowException]]] = {
     Fate.REFUSED: AirflowSkipException,
     Fate.RETRY: AirflowException,
@@ -49,6 +49,7 @@ class StepOperator(BaseOperator):
     ui_color = "#e8f1f8"
 
     _process: subprocess.Popen[str] | None = None
+    _watcher: subprocess.Popen[bytes] | None = None
     _told_to_stop = False
 
     def __init__(
@@ -78,38 +79,40 @@ class StepOperator(BaseOperator):
             return json.loads(result.read_bytes()) if result.exists() else None
 
     def on_kill(self) -> None:
-        """Pass SIGTERM on, and end the step for good when its grace is over.
+        """Pass SIGTERM on, and have the step ended for good when its grace is over.
 
         Runs in a signal handler: it must not wait, as the step's last lines are still to be read.
         """
         self._told_to_stop = True
-        process = self._process
-        if process is None or process.poll() is not None:
+        process, watcher = self._process, self._watcher
+        if process is None or watcher is None or process.poll() is not None:
             return
         self.log.warning("telling the step to stop", grace_s=self.termination_grace_s)
         process.terminate()
-        timer = threading.Timer(self.termination_grace_s, _kill_group, [process.pid])
-        timer.daemon = True
-        timer.start()
+        assert watcher.stdin is not None
+        watcher.stdin.close()
 
     def _run(self, environment: Mapping[str, str]) -> tuple[int, str]:
         """Return the step's exit code and what it said last of what went wrong."""
         # In a session of its own, out of reach of the SIGKILL that Airflow sends to a task's group
         # five seconds after SIGTERM: a checkpoint may take longer.
-        with subprocess.Popen(
-            self.argv,
-            cwd=self.home,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-            preexec_fn=_stop_with_parent,  # noqa: PLW1509 (a task's process has one thread)
-        ) as process:
-            self._process = process
+        with (
+            subprocess.Popen(
+                self.argv,
+                cwd=self.home,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+                preexec_fn=_stop_with_parent,  # noqa: PLW1509 (a task's process has one thread)
+            ) as process,
+            _watching(process, grace_s=self.termination_grace_s) as watcher,
+        ):
+            self._process, self._watcher = process, watcher
             if self._told_to_stop:
                 self.on_kill()
             assert process.stdout is not None
@@ -134,9 +137,28 @@ def _stop_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _kill_group(leader: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGKILL)
+@contextmanager
+def _watching(
+    process: subprocess.Popen[str], *, grace_s: float
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Give a process that kills the step's once our end of its input is closed and the grace over.
+
+    Our death closes it too. It has a session of its own, as the step has.
+    """
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        watcher = subprocess.Popen(
+            [sys.executable, "-I", "-S", _WATCH, str(process.pid), str(pidfd), str(grace_s)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[pidfd],
+            start_new_session=True,
+        )
+    finally:
+        os.close(pidfd)
+    with watcher:
+        yield watcher
 
 
 def _ending(code: int) -> str:

@@ -43,11 +43,31 @@ def task_of(
         "retry_exponential_backoff": 2,
         "max_retry_delay": _MAX_RETRY_DELAY,
         "post_execute": _tell_consumers,
-        **_callbacks(step, deployment),
+        **callbacks(deployment, refusable=step.name == "publish"),
     }
     task = _operator(step, argv=argv, deployment=deployment, **arguments)
     task.operator_extra_links = (*task.operator_extra_links, *links(step.name, deployment))
     return task
+
+
+def callbacks(deployment: Deployment, *, refusable: bool = False) -> dict[str, Any]:
+    """Return what tells the deployment's webhook, if it has one, how a task ended.
+
+    Args:
+        deployment: Names the webhook's connection.
+        refusable: Whether the task shows a refused release by being skipped.
+    """
+    if deployment.webhook_conn_id is None:
+        return {}
+    from dags._notify import VerdictWebhook
+
+    def webhook(outcome: Any) -> VerdictWebhook:
+        return VerdictWebhook(deployment.webhook_conn_id, outcome=outcome, deployment=deployment)
+
+    told: dict[str, Any] = {"on_failure_callback": webhook("failed")}
+    if refusable:
+        told["on_skipped_callback"] = webhook("refused")
+    return told
 
 
 def _operator(
@@ -67,20 +87,6 @@ def _operator(
         termination_grace_s=deployment.pods.termination_grace_s,
         **arguments,
     )
-
-
-def _callbacks(step: Step, deployment: Deployment) -> dict[str, Any]:
-    if deployment.webhook_conn_id is None:
-        return {}
-    from dags._notify import VerdictWebhook
-
-    def webhook(outcome: Any) -> VerdictWebhook:
-        return VerdictWebhook(deployment.webhook_conn_id, outcome=outcome, deployment=deployment)
-
-    told: dict[str, Any] = {"on_failure_callback": webhook("failed")}
-    if step.name == "publish":
-        told["on_skipped_callback"] = webhook("refused")
-    return told
 
 
 def _tell_consumers(context: Context, result: Any = None) -> None:

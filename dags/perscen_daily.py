@@ -11,7 +11,7 @@ from components.pipeline import PIPELINE
 from components.render import places
 from dags._deployment import Deployment, read_deployment
 from dags._landing import LandedSensor
-from dags._tasks import OUTLETS, task_of
+from dags._tasks import OUTLETS, callbacks, task_of
 
 _DAY: Final = "{{ ds }}"
 _DOC: Final = """\
@@ -46,6 +46,7 @@ def build(deployment: Deployment) -> DAG:
             poke_interval=deployment.wait_interval_s,
             retries=deployment.retries,
             retry_delay=timedelta(seconds=deployment.retry_delay_s),
+            **callbacks(deployment),
         )
         where = places(root=f"{deployment.run_root}/{_DAY}", raw_log=deployment.raw_log)
         tasks = {

@@ -19,7 +19,6 @@ from perscen.models.config import FAMILY_CONFIGS, ModelConfig
 from perscen.schema import SpecSeqSource
 from perscen.section import Section
 
-
 _FEWEST_DAYS: Final = 3
 """One for each window."""
 
@@ -48,7 +47,7 @@ class DataConfig(Section):
 
 
 class SplitConfig(Section):
-    """Windows, scenarios and histories (spec 1.3-1.6)."""
+    """Windows, scenarios and histories."""
 
     train_days: int | None = Field(None, ge=1)
     """Windows counted back from the logical date, over days that have rows: all three, or ..."""
@@ -92,7 +91,7 @@ class SplitConfig(Section):
 
 
 class NegativesConfig(Section):
-    """Sampled negatives (spec 1.6)."""
+    """Sampled negatives."""
 
     n: int = Field(10, ge=1)
     pool: Literal["catalogue", "train_items"] = "catalogue"
@@ -101,7 +100,7 @@ class NegativesConfig(Section):
 
 
 class OptimConfig(Section):
-    """Adam (spec 2.8)."""
+    """Adam."""
 
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-6, ge=0)
@@ -134,7 +133,7 @@ class ShownConfig(Section):
 
 
 class SelfTrainingConfig(Section):
-    """Clicks of other scenarios as positives, where the model is surest of them (spec 3.4)."""
+    """Clicks of other scenarios as positives, where the model is surest of them."""
 
     share: float = Field(0.0, ge=0, le=1)
     """Of a scenario's candidates, which are its users' clicks elsewhere, at the end; 0 is none."""
@@ -145,7 +144,7 @@ class SelfTrainingConfig(Section):
 
 
 class TrainConfig(Section):
-    """The training loop (spec 2.7, 2.8)."""
+    """The training loop."""
 
     loss: Literal["bce", "sampled_softmax", "full_softmax"] = "bce"
     """``full_softmax`` normalises over the whole catalogue within the sample's scenario."""
@@ -189,7 +188,7 @@ class IndexConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """Recall and hits (spec 1.7)."""
+    """Recall and hits."""
 
     ks: tuple[int, ...] = (50, 100)
     candidates: Literal["catalogue", "train_items"] = "catalogue"

@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all."""
+"""Directories, and files of text, that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -55,6 +55,29 @@ def staged(target: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file of text in UTF-8; what was there stays until the new one is whole.
+
+    Raises:
+        StorageFull: The disk or quota filled up while writing.
+    """
+    scratch = path.with_name(f"{_STAGED_PREFIX}{path.name}-{uuid4().hex[:_DIGITS]}")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    except OSError as exc:
+        if is_full(exc):
+            raise storage_full(exc, path) from exc
+        raise
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def is_scratch(name: str) -> bool:
+    """Return whether a name is one that unfinished work has here; a killed run leaves it."""
+    return name.startswith(_STAGED_PREFIX)
 
 
 def _left_behind(target: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it rais
 
 _SQLITE: Final = "sqlite:///"
 _SQLITE_MAGIC: Final = b"SQLite format 3\0"
+_CREDENTIALS: Final = re.compile(r"://[^/\s]*@")
 _CALLERS_FAULT: Final = frozenset(
     {
         "BAD_REQUEST",
@@ -65,6 +67,11 @@ def sqlite_file(tracking_uri: str) -> Path | None:
     return Path(tracking_uri.removeprefix(_SQLITE)).resolve()
 
 
+def without_secrets(text: str) -> str:
+    """Return a text in which no address has a user and a password: ``***@`` stands for them."""
+    return _CREDENTIALS.sub("://***@", text)
+
+
 @contextmanager
 def talking(action: str, *, tracking_uri: str) -> Iterator[None]:
     """Translate what MLflow and the network raise while doing ``action``.
@@ -79,9 +86,10 @@ def talking(action: str, *, tracking_uri: str) -> Iterator[None]:
         if is_full(exc):
             raise  # a full disk of ours; whoever writes the output says so
         if isinstance(exc, MlflowException):
-            raise _translate(exc, f"could not {action} at {tracking_uri}: {exc.message}") from exc
+            message = f"could not {action} at {tracking_uri}: {exc.message}"
+            raise _translate(exc, without_secrets(message)) from exc
         raise ServiceUnavailable(
-            f"could not {action} at {tracking_uri}: {exc}",
+            without_secrets(f"could not {action} at {tracking_uri}: {exc}"),
             hint="check that the registry and its store of files can be reached, and try again",
         ) from exc
 
@@ -104,8 +112,13 @@ def download(source: str, *, to: str, tracking_uri: str) -> str:
     return place
 
 
+def refused(error: Exception) -> bool:
+    """Return whether MLflow answered, and refused the request as it was put."""
+    return isinstance(error, MlflowException) and error.error_code in _CALLERS_FAULT
+
+
 def _translate(error: MlflowException, message: str) -> PerscenError:
-    if error.error_code in _CALLERS_FAULT:
+    if refused(error):
         return ConfigError(
             message, hint="check MLFLOW_TRACKING_URI, the name and version, and your permissions"
         )

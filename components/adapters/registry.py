@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import date
 from pathlib import Path
@@ -30,6 +30,7 @@ from components.adapters.releases import (
     check_unmoved,
     release_of,
 )
+from components.lock import alone
 from perscen.errors import ArtifactError, ConfigError, ServiceUnavailable
 from perscen.retrieval.bundle import Bundle, open_bundle
 from perscen.retrieval.retriever import Retriever
@@ -161,7 +162,7 @@ class Registry:
         """Point ``champion`` to a verified release, and ``previous`` to the one before; repeatable.
 
         The alias moves last. A backfill, whose logical date is before the champion's, becomes a
-        release of its day and moves nothing.
+        release of its day and moves nothing; nor does a day that a newer one overtakes meanwhile.
 
         Args:
             release: What to promote.
@@ -180,12 +181,13 @@ class Registry:
                 self._mark_released(release)
                 logger.info("the champion stays", extra={"version": current.version})
                 return self._promotion(moved=False)
+            newer = self._newer_than(release)
             if current is not None:
                 self._mark_released(current)
                 self._set_alias(PREVIOUS, current)
             self._set_alias(CHAMPION, release)
             self._mark_released(release)
-            return self._promotion(moved=True)
+            return self._promotion(moved=self._settle(release, known=newer))
 
     def release(self, selector: str) -> Release:
         """Return the release of an alias (``champion``) or a version (``3``).
@@ -225,7 +227,8 @@ class Registry:
         with tempfile.TemporaryDirectory(dir=self._cache, prefix=".download-") as scratch:
             with self._talk(f"download version {release.version} of {self.name!r}"):
                 place = download(release.source, to=scratch, tracking_uri=self.tracking_uri)
-            found = open_bundle(Path(place)).manifest.bundle_id
+            bundle = open_bundle(Path(place))
+            found = bundle.manifest.bundle_id
             if found != release.bundle_id:
                 raise ArtifactError(
                     f"version {release.version} of {self.name!r} stores bundle {found[:12]}, its "
@@ -233,10 +236,14 @@ class Registry:
                     hint="go back to another release; versions are never edited",
                 )
             target = self._cache / release.bundle_id
-            if target.exists():
-                target.rename(Path(scratch) / "replaced")
-            Path(place).rename(target)
-        return open_bundle(target)
+            with alone(target, what=target):
+                try:
+                    return open_bundle(target)  # which another process may be reading
+                except ArtifactError:
+                    if target.exists():
+                        target.rename(Path(scratch) / "replaced")
+                    bundle.path.rename(target)
+        return Bundle(target, bundle.manifest)
 
     def _aliased(self, alias: str) -> Release | None:
         with self._talk(f"read the alias {alias!r}"):
@@ -256,6 +263,30 @@ class Registry:
     def _mark_released(self, release: Release) -> None:
         with self._talk(f"tag version {release.version}"):
             self._client.set_model_version_tag(self.name, release.version, "state", RELEASED)
+
+    def _newer_than(self, release: Release) -> list[Release]:
+        """Return the releases of later days."""
+        return [r for r in self.releases() if r.released and r.logical_date > release.logical_date]
+
+    def _settle(self, release: Release, *, known: Collection[Release]) -> bool:
+        """Return whether a promoted release stays, after giving the alias to the newest day's.
+
+        Without a lease, two publishers may both find the champion unmoved and both move it. Each
+        marks its release and only then looks here, so the last to look knows of both.
+
+        Args:
+            release: The one just promoted.
+            known: Later days' releases from before: somebody went back from them.
+        """
+        rivals = [rival for rival in self._newer_than(release) if rival not in known]
+        newest = max([release, *rivals], key=lambda rival: rival.logical_date)
+        champion = self.champion()
+        if champion is None or champion.logical_date < newest.logical_date:
+            logger.warning(
+                "another publisher moved the alias meanwhile", extra={"champion": newest.version}
+            )
+            self._set_alias(CHAMPION, newest)
+        return newest is release
 
     def _promotion(self, *, moved: bool) -> Promotion:
         champion, previous = self.champion(), self._aliased(PREVIOUS)
@@ -283,7 +314,11 @@ class Registry:
 
     @contextmanager
     def _lease(self) -> Iterator[None]:
-        """Let one publisher at a time move aliases; the lease of a dead one ends with it."""
+        """Let one publisher at a time move aliases, if the registry is a file (SQLite).
+
+        The lease of a dead publisher ends with it. A server gives none, as MLflow has neither locks
+        nor a compare-and-swap; what two publishers then do is set right by :meth:`_settle`.
+        """
         lease: AbstractContextManager[Any] = nullcontext()
         if self._database is not None:
             lock = self._database.with_name(f"{self._database.name}.{self.name}.lock")

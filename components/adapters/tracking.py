@@ -20,6 +20,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from components.adapters.mlflow_client import without_secrets
 from perscen.errors import Preempted
 from perscen.training.records import EpochRecord
 
@@ -111,7 +112,11 @@ class Tracker:
             self._client = None
             logger.warning(
                 "tracking server not reached, training goes on",
-                extra={"action": action, "address": self._tracking_uri, "reason": str(exc)[:300]},
+                extra={
+                    "action": action,
+                    "address": without_secrets(self._tracking_uri),
+                    "reason": without_secrets(str(exc))[:300],
+                },
             )
 
 
@@ -157,11 +162,16 @@ def epoch_metrics(record: EpochRecord, *, k: int) -> dict[str, float]:
         "task_loss": record.task_loss,
         "auxiliary_loss": record.auxiliary_loss,
         **{
-            f"{metric}/{_FOREIGN.sub('_', scenario)}": value
+            metric_name(f"{metric}/{scenario}"): value
             for metric, values in per_scenario.items()
             for scenario, value in values.items()
         },
     }
+
+
+def metric_name(name: str) -> str:
+    """Return a metric's name as MLflow takes it: a scenario may be called anything."""
+    return _FOREIGN.sub("_", name)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+from components.adapters.mlflow_client import without_secrets
 from components.adapters.registry import Registry
 from components.adapters.releases import (
     CHAMPION,
@@ -125,7 +126,7 @@ def _write_release(path: Path, registry: Registry, release: Release, promotion: 
         "name": registry.name,
         "version": release.version,
         "bundle_id": release.bundle_id,
-        "tracking_address": registry.tracking_uri,
+        "tracking_address": without_secrets(registry.tracking_uri),
         "moved": promotion.moved,
         "aliases": {CHAMPION: promotion.champion, PREVIOUS: promotion.previous},
     }

@@ -1,4 +1,4 @@
-"""Alimama (Ali_Display_Ad_Click, spec 1.4): the public CSV files into the raw layout."""
+"""Alimama (Ali_Display_Ad_Click): the public CSV files into the raw layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feature tables: typed columns become vocabulary rows and scaled numbers (spec 1.5).
+"""Feature tables: typed columns become vocabulary rows and scaled numbers.
 
 Letters: R table rows, F fields.
 """

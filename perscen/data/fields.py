@@ -1,4 +1,4 @@
-"""Which columns of the feature tables become which field of a tower (spec 1.5)."""
+"""Which columns of the feature tables become which field of a tower."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
+from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 from typing import Final
@@ -12,8 +14,8 @@ from pydantic import ValidationError
 
 from perscen.data.raw_layout import NO_DATE, SOURCE_NAME, read_manifest, refuse_foreign
 from perscen.errors import ArtifactError
-from perscen.manifests import RawLogManifest, SourceFile
-from perscen.staging import staged
+from perscen.manifests import RawLogManifest
+from perscen.staging import staged, write_whole
 
 _TABLES: Final = ("users", "items")
 
@@ -24,6 +26,10 @@ def land(day: date, *, source: Path, to: Path) -> RawLogManifest:
     Rows of no day come with it, since they are judged with the newest one. A day that is there is
     replaced. Each folder is swapped in whole and ``source.json``, which says that the day has
     landed, is written last: after a crash, landing the day again completes it.
+
+    All is copied before anything is swapped: the day first, the feature tables last. From then
+    until ``source.json`` is there, moments later, another day's reader finds tables that it does
+    not list and stops with an ArtifactError.
 
     Args:
         day: Which day of ``source``.
@@ -45,10 +51,17 @@ def land(day: date, *, source: Path, to: Path) -> RawLogManifest:
             f"{source} has no rows of {day}; it has {', '.join(days) or 'no day at all'}",
             hint="export that day first",
         )
-    files = dict(_begun(exported, to).files)
-    for folder in (*_TABLES, f"date={NO_DATE}", f"date={day}"):
-        files = {name: file for name, file in files.items() if _folder(name) != folder}
-        files |= _replace(folder, exported, source=source, to=to)
+    folders = (*_TABLES, f"date={NO_DATE}", f"date={day}")
+    there = _begun(exported, to).files
+    files = {name: file for name, file in there.items() if _folder(name) not in folders}
+    with ExitStack() as swaps:  # it makes them in reverse order
+        for folder in folders:
+            new = {n: file for n, file in exported.files.items() if _folder(n) == folder}
+            files |= new
+            if new:
+                _copy(new, source=source, to=swaps.enter_context(staged(to / folder)))
+    if f"date={NO_DATE}" not in map(_folder, files):
+        shutil.rmtree(to / f"date={NO_DATE}", ignore_errors=True)
     return _write(exported.model_copy(update={"files": dict(sorted(files.items()))}), to)
 
 
@@ -77,25 +90,14 @@ def _begun(exported: RawLogManifest, to: Path) -> RawLogManifest:
     return there
 
 
-def _replace(
-    folder: str, exported: RawLogManifest, *, source: Path, to: Path
-) -> dict[str, SourceFile]:
-    files = {name: file for name, file in exported.files.items() if _folder(name) == folder}
-    if files:
-        with staged(to / folder) as scratch:
-            for name in files:
-                shutil.copyfile(source / name, scratch / Path(name).name)
-    elif (to / folder).exists():
-        shutil.rmtree(to / folder)
-    return files
+def _copy(names: Iterable[str], *, source: Path, to: Path) -> None:
+    for name in names:
+        shutil.copyfile(source / name, to / Path(name).name)
 
 
 def _write(manifest: RawLogManifest, to: Path) -> RawLogManifest:
-    # A rename makes it appear whole; it lists what has landed.
-    scratch = to / f".{SOURCE_NAME}"
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True)
-    scratch.write_text(text + "\n", encoding="utf-8")
-    scratch.replace(to / SOURCE_NAME)
+    write_whole(to / SOURCE_NAME, text + "\n")  # it lists what has landed
     return manifest
 
 

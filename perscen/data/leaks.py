@@ -1,4 +1,4 @@
-"""Checks that no split reads its own future; every day's splits pass them (spec 7)."""
+"""Checks that no split reads its own future; every day's splits pass them."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from perscen.errors import ArtifactError
 from perscen.manifests import RawLogManifest, SourceFile
-from perscen.staging import staged
+from perscen.staging import is_scratch, staged
 
 Table = Literal["log", "users", "items"]
 Source = Literal["kuairand-pure", "alimama", "synthetic"]
@@ -161,6 +161,7 @@ def refuse_foreign(to: Path) -> None:
     if not to.exists():
         return
     names = {path.name for path in to.iterdir()} if to.is_dir() else {to.name}
+    names = {name for name in names if not is_scratch(name)}
     strange = sorted(name for name in names if not _belongs(name))
     if strange or (names and not _is_raw_log(to / SOURCE_NAME)):
         what = f"holds {strange[0]!r}" if strange else f"has no readable {SOURCE_NAME}"

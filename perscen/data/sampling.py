@@ -1,6 +1,6 @@
 """Sampled negatives, and samples of a catalogue too large for a softmax over all of it.
 
-Negatives are uniform over a pool, without the items a row must not meet (spec 1.6).
+Negatives are uniform over a pool, without the items a row must not meet.
 
 Letters: B rows of the batch, E training rows, X excluded items per row, n negatives per positive,
 M catalogue items, S scenarios, N items of a sample.

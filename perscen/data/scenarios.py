@@ -1,4 +1,4 @@
-"""Which scenarios a run has: those with most clicks in the training window (spec 1.3)."""
+"""Which scenarios a run has: those with most clicks in the training window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Click histories, never materialised: sort once, then cut ``[start, end)`` slices (spec 1.6).
+"""Click histories, never materialised: sort once, then cut ``[start, end)`` slices.
 
 Letters: N events, Q queries, R user rows, S scenarios, T the longest history.
 """

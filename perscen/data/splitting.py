@@ -1,4 +1,4 @@
-"""From the clean log to leak-free splits: scenarios, windows, kept users, histories (spec 1.3-1.6).
+"""From the clean log to leak-free splits: scenarios, windows, kept users, histories.
 
 Letters: N events, E training rows, Q queries, R user rows, S scenarios.
 """

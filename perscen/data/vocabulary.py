@@ -1,4 +1,4 @@
-"""Vocabularies: values become rows, 0 for what was never seen, 1 for what is missing (spec 1.5)."""
+"""Vocabularies: values become rows, 0 for what was never seen, 1 for what is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three windows of a run: closed ranges of local days, in order, without overlap (spec 1.3)."""
+"""The three windows of a run: closed ranges of local days, in order, without overlap."""
 
 from __future__ import annotations
 

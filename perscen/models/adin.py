@@ -1,4 +1,4 @@
-"""ADIN: shared and scenario-specific networks over domain-normalised fields (spec 3.4).
+"""ADIN: shared and scenario-specific networks over domain-normalised fields.
 
 Letters: B queries or pairs, S scenarios, N fields, D embedding width, W width of the rows (N D), H
 width of the shared and the specific layer.

@@ -1,8 +1,7 @@
-"""The settings of the models, one class per family; leaf names as in the specification.
+"""The settings of the models, one class per family.
 
 A family has the settings it reads and no others. Defaults are the paper's where it gives them (Du
-et al. 2025, arXiv:2506.18382, Table 6) and the recipe ``paper`` uses them unchanged;
-``perscen.recipes`` holds what ships.
+et al. 2025, arXiv:2506.18382, Table 6); ``perscen.recipes`` says what each recipe changes.
 """
 
 from __future__ import annotations
@@ -251,7 +250,7 @@ class SassConfig(BaselineConfig):
 
 
 class MaskedItemsConfig(Section):
-    """Clicks hidden while training, to be told from those around them (spec 3.6)."""
+    """Clicks hidden while training, to be told from those around them."""
 
     weight: float = Field(0.0, ge=0)
     """Of that loss beside the task's; 0 hides none."""

@@ -1,4 +1,4 @@
-"""SASS's stage one: a user (an item) of one scenario is found again in another (spec 3.5).
+"""SASS's stage one: a user (an item) of one scenario is found again in another.
 
 It reads all impressions of the training window, clicked or not, and nothing later: a user's history
 is what he clicked in that window.

@@ -1,4 +1,4 @@
-"""Batch normalisation with statistics of each scenario's own rows (ADIN, spec 3.4).
+"""Batch normalisation with statistics of each scenario's own rows (ADIN).
 
 Letters: B rows, S scenarios, W width.
 """

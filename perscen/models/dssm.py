@@ -1,4 +1,4 @@
-"""DSSM (Huang et al. 2013): an MLP on either side, as used for recommendation (spec 3.2)."""
+"""DSSM (Huang et al. 2013): an MLP on either side, as used for recommendation."""
 
 from __future__ import annotations
 

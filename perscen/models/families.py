@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
+from perscen.errors import ArtifactError
 from perscen.models.adin import Adin
 from perscen.models.config import ModelConfig, read_model_config
 from perscen.models.dssm import Dssm
@@ -45,8 +48,14 @@ def load_model(directory: Path) -> TwoTower:
     """Return a saved model, whatever its family.
 
     Raises:
-        ArtifactError: As :meth:`TwoTower.load`.
+        ArtifactError: It has settings that are not known here, or as :meth:`TwoTower.load`.
     """
-    config = read_model_config((directory / "model.json").read_text(encoding="utf-8"))
-    model: TwoTower = MODELS[config.family].load(directory)
+    try:
+        config = read_model_config((directory / "model.json").read_text(encoding="utf-8"))
+        model: TwoTower = MODELS[config.family].load(directory)
+    except ValidationError as exc:
+        raise ArtifactError(
+            f"the model in {directory} was saved with settings that are not known here: {exc}",
+            hint="use the revision of perscen that trained it, or train and publish anew",
+        ) from exc
     return model

@@ -27,7 +27,7 @@ R = TypeVar("R", Rows, Impressions, Seen)
 
 
 class Formed(TwoTower):
-    """A model in the form its settings ask for (spec 3.0).
+    """A model in the form its settings ask for.
 
     ``multi`` is one model with the scenario as a user field. ``single`` is one independent model
     per scenario: it knows no other scenario, its only history is the scenario's own, and it shares

@@ -110,7 +110,7 @@ def _start_by_lecun(linear: nn.Linear) -> None:
 
 
 class GruFusion(nn.Module):
-    """GRU cells in place of the gated units (spec 4)."""
+    """GRU cells in place of the gated units."""
 
     def __init__(self, flat: int, width: int, config: PerscenConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""ICAN: internal and contextual attention over the clicks of every scenario (spec 3.3).
+"""ICAN: internal and contextual attention over the clicks of every scenario.
 
 Letters: B queries, S scenarios, A attributes, M groups (S times A), D embedding width, M also
 distinct items in the item tower, P (item, scenario) pairs.

@@ -1,4 +1,4 @@
-"""M5: a scenario gate on the clicks, self-attention, and split experts (spec 3.6).
+"""M5: a scenario gate on the clicks, self-attention, and split experts.
 
 Letters: B queries, T clicks of the longest history, L clicks a history has at most, S scenarios, D
 embedding width, N user fields, W width of what the experts read, E shared experts, G width of both

@@ -85,7 +85,7 @@ class ScenarioPreference(nn.Module):
 
 
 class ItemPreference(nn.Module):
-    """The item side: the scenario alone, one row per scenario (spec 2.6).
+    """The item side: the scenario alone, one row per scenario.
 
     With ``share_scenario_encoder`` it has no encoder of its own and reads ``p_s`` of the user side.
     """

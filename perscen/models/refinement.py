@@ -1,4 +1,4 @@
-"""From a generator's raw output to the graph of each layer (spec 2.2): scale, sparsify, symmetrise.
+"""From a generator's raw output to the graph of each layer: scale, sparsify, symmetrise.
 
 Everything is per user: a row of the result depends on no other row of the batch.
 Letters: B users or items, N nodes, K entries that compete.

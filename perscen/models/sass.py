@@ -1,4 +1,4 @@
-"""SASS: a network for all scenarios and one per scenario, joined by gates (spec 3.5).
+"""SASS: a network for all scenarios and one per scenario, joined by gates.
 
 Letters: B queries or pairs, M distinct rows, S scenarios, W width of a layer.
 """

@@ -1,4 +1,4 @@
-"""YoutubeDNN (Covington et al. 2016), its candidate generation as an inner product (spec 3.1)."""
+"""YoutubeDNN (Covington et al. 2016), its candidate generation as an inner product."""
 
 from __future__ import annotations
 

@@ -82,7 +82,9 @@ def main(folder: Path) -> None:
     )
     told["never landed"] = _day(folder, "never landed", {}, webhook, landed=False)
     told["no date"] = _day(folder, "no date", {}, webhook, day=None)
-    told["timed out"] = _timed_out(folder)
+    land(folder / "raw", "2022-05-03", "2022-05-04")
+    told["timed out"] = _timed_out(str(folder / "raw"))
+    told["unreachable"] = _unreachable()
     (folder / "told.json").write_text(json.dumps(told, default=str))
 
 
@@ -166,19 +168,40 @@ def _connection(webhook: Webhook | None) -> dict[str, Any]:
     }
 
 
-def _timed_out(folder: Path) -> str:
+def _timed_out(raw_log: str) -> str:
     """What a deferred sensor says when the scheduler tells it that its time is up."""
     from airflow.sdk.exceptions import AirflowSensorTimeout
 
     from dags._landing import LandedSensor
 
-    land(folder / "raw", "2022-05-03", "2022-05-04")
-    sensor = LandedSensor(task_id="landed", raw_log=str(folder / "raw"), timeout=12 * 3600)
+    sensor = LandedSensor(task_id="landed", raw_log=raw_log, timeout=12 * 3600)
     try:
         sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, {"ds": DAY})
     except AirflowSensorTimeout as exc:
         return str(exc)
     raise AssertionError("it did not time out")
+
+
+def _unreachable() -> dict[str, str]:
+    """How the wait goes on while nobody answers at the object store's address."""
+    from types import SimpleNamespace
+
+    from dags._landing import LandedSensor
+
+    os.environ |= {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",  # the discard port
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    sensor = LandedSensor(task_id="landed", raw_log="s3://bucket/raw", timeout=12 * 3600)
+    run = SimpleNamespace(run_type="scheduled")
+    try:
+        sensor.execute({"logical_date": DAY, "ds": DAY, "dag_run": run})  # type: ignore[arg-type]
+        first_look = "returned"
+    except BaseException as exc:  # noqa: BLE001 (Airflow's way to defer is one, too)
+        first_look = type(exc).__name__
+    return {"first look": first_look, "time is up": _timed_out("s3://bucket/raw")}
 
 
 if __name__ == "__main__":

@@ -141,11 +141,19 @@ def test_a_day_that_never_lands_fails_and_says_which_partition_was_looked_for_wh
     source = folder / "never landed" / "raw" / "source.json"
     said = f"partition date={DAY}/ is not in {source}; it names 1 days, the last 2022-05-04"
     assert said in (folder / "log.txt").read_text()
+    [told] = day["webhook"]
+    assert (told["body"]["task"], told["body"]["outcome"]) == ("landed", "failed")
+    assert said in told["body"]["text"]
 
 
 def test_a_deferred_sensor_says_the_same_when_its_time_is_up(days):
     assert f"the logs of {DAY} did not land within 12 h: partition date={DAY}/" in days["timed out"]
     assert "2 days, the last 2022-05-04" in days["timed out"]
+
+
+def test_a_store_that_does_not_answer_is_waited_for_and_named_when_time_is_up(days):
+    assert days["unreachable"]["first look"] == "TaskDeferred"
+    assert "it cannot be read (EndpointConnectionError: " in days["unreachable"]["time is up"]
 
 
 def test_a_run_about_no_day_says_how_to_name_one(days, folder):

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.airflow.server import settings
@@ -36,6 +37,7 @@ BEHAVIOUR = {
     "hasty": {"checkpoint_s": 0},
     "slow": {"checkpoint_s": 60},
     "orphan": {"checkpoint_s": 0.5},
+    "deaf": {"checkpoint_s": 60},
 }
 
 
@@ -141,3 +143,19 @@ def test_the_step_of_a_killed_worker_is_told_to_stop_and_writes_its_checkpoint(h
         wait_for(home, "orphan started")
         worker.kill()
     wait_for(home, "orphan stopped")
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+def test_a_deaf_step_dies_after_its_grace_though_its_worker_is_killed_before(home, told_first):
+    (home / "diary.txt").unlink(missing_ok=True)
+    with attempting(home, "deaf", grace_s=2) as worker:
+        wait_for(home, "deaf started")
+        started = psutil.Process(worker.pid).children()
+        [step] = [process for process in started if "deaf" in process.cmdline()]
+        if told_first:
+            worker.send_signal(signal.SIGTERM)
+        worker.kill()  # as Airflow does five seconds after SIGTERM
+        worker.wait()
+        assert step.is_running(), "it has its grace"
+    assert psutil.wait_procs(started, timeout=30)[1] == []
+    assert "deaf stopped" not in diary(home)

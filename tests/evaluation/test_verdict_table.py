@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from components.verdict_table import plain_table
 from perscen.evaluation.judge import judge
 from tests.evaluation.test_gates import CONFIG, evidence
@@ -25,3 +27,11 @@ def test_a_missing_number_is_a_dash():
     unknown = verdict.scenarios[0].model_copy(update={"margin": None, "difference": None})
     told = plain_table(verdict.model_copy(update={"scenarios": (unknown,)}))
     assert told.splitlines()[-1].count("–") == 2
+
+
+@pytest.mark.parametrize("name", ["[a]x", "[/feed]", ":smile:"])
+def test_a_scenarios_raw_name_is_printed_as_it_is(name):
+    verdict = judge(evidence(), CONFIG)
+    named = verdict.scenarios[0].model_copy(update={"scenario": name})
+    told = plain_table(verdict.model_copy(update={"scenarios": (named,)}))
+    assert told.splitlines()[-1].split()[0] == name

@@ -140,7 +140,7 @@ def min_max(A: Tensor) -> Tensor:
 
 
 def refine(A: Tensor, graph) -> Tensor:
-    """Spec 2.2 for the default options: unit diagonal, the largest of all entries, symmetric."""
+    """The default options: unit diagonal, the largest of all entries, symmetric."""
     assert graph.self_loop == "one"
     assert graph.sparsify == "global_topk"
     B, N, _ = A.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from components.settings_commands import params_yaml
 from perscen.config import read_config
 from perscen.data.batches import Packed
-from perscen.errors import ConfigError
+from perscen.errors import ArtifactError, ConfigError
 from perscen.models.config import FAMILY_CONFIGS
 from perscen.models.families import MODELS, load_model, make_model
 from perscen.recipes import RECIPES, recipe_named, with_settings
@@ -87,6 +88,16 @@ def test_what_is_excluded_is_not_read_or_the_family_says_that_it_cannot_do_witho
         assert torch.equal(
             model.encode_users(blind).vectors_BG, model.encode_users(whole).vectors_BG
         ), name
+
+
+@pytest.mark.parametrize("name", ["model.json", "schema.json"])
+def test_a_model_of_settings_that_are_gone_is_an_artifact_error(tmp_path: Path, name: str) -> None:
+    make_model(random_splits().schema, FAMILY_CONFIGS["dssm"]()).save(tmp_path)
+    told = json.loads((tmp_path / name).read_text(encoding="utf-8"))
+    (tmp_path / name).write_text(json.dumps(told | {"gone": 1}), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"(?s)settings that are not known here.*gone") as error:
+        load_model(tmp_path)
+    assert "revision" in error.value.hint
 
 
 def test_a_family_that_is_not_there_is_answered_with_the_nearest() -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from perscen.data.splits import Splits
 from perscen.retrieval.bundle import Bundle, Lineage, write_bundle
 from tests.retrieval.world import DAY, World, make_world
+
+if TYPE_CHECKING:  # MLflow takes seconds
+    from components.adapters.registry import Registry
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +85,23 @@ def tracking_uri(empty_database: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return uri
+
+
+@pytest.fixture
+def registry(tracking_uri: str) -> Registry:
+    from components.adapters.registry import Registry
+
+    return Registry("perscen")
+
+
+@pytest.fixture(scope="session")
+def tomorrow_template(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(
+        tmp_path_factory.mktemp("tomorrow"), seed=1, day=DAY + timedelta(days=1), flat_below=10**6
+    )
+
+
+@pytest.fixture
+def tomorrow(tomorrow_template: World, tmp_path: Path) -> World:
+    shutil.copytree(tomorrow_template.root, tmp_path / "tomorrow")
+    return World(tmp_path / "tomorrow", tomorrow_template.day)

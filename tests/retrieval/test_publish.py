@@ -24,31 +24,13 @@ from perscen.errors import (
 )
 from perscen.evaluation.verdict import Decision
 from perscen.retrieval.retriever import Retriever
-from tests.retrieval.world import DAY, World, failing, make_world, released
+from tests.retrieval.world import DAY, failing, make_world, released
 
 pytestmark = [
     pytest.mark.medium,
     # MLflow's own tables use a loader strategy that SQLAlchemy 2.1 deprecates.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
 ]
-
-
-@pytest.fixture
-def registry(tracking_uri):
-    return Registry("perscen")
-
-
-@pytest.fixture(scope="session")
-def tomorrow_template(tmp_path_factory) -> World:
-    return make_world(
-        tmp_path_factory.mktemp("tomorrow"), seed=1, day=DAY + timedelta(days=1), flat_below=10**6
-    )
-
-
-@pytest.fixture
-def tomorrow(tomorrow_template, tmp_path) -> World:
-    shutil.copytree(tomorrow_template.root, tmp_path / "tomorrow")
-    return World(tmp_path / "tomorrow", tomorrow_template.day)
 
 
 def champion_retriever(registry):
@@ -368,6 +350,13 @@ def test_the_command_prints_a_table_or_json(world, registry):
     arguments = ["--user", "nobody", "--scenario", "s1", "--k", "3", "--json"]
     record = json.loads(CliRunner().invoke(retrieve, arguments).output)
     assert len(record["items"]) == 3
+
+
+@pytest.mark.parametrize("user", ["[a]x", "[/a]", ":smile:"])
+def test_the_command_prints_raw_ids_as_they_are(world, registry, user):
+    released(world)
+    result = CliRunner().invoke(retrieve, ["--user", user, "--scenario", "s0"])
+    assert f"user {user} in scenario s0" in " ".join(result.output.split())
 
 
 def test_the_command_names_the_scenarios_there_are(world, registry):

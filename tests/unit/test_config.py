@@ -6,7 +6,7 @@ from datetime import date
 
 import pytest
 
-from perscen.config import parse_config, read_config
+from perscen.config import DataConfig, SplitConfig, parse_config, read_config
 from perscen.errors import ConfigError
 
 GOOD = {
@@ -24,6 +24,26 @@ def test_what_is_not_said_has_the_papers_defaults():
         3,
         10,
     )
+
+
+@pytest.mark.parametrize(
+    ("split", "days"),
+    [
+        ({"train_days": 14, "valid_days": 1, "test_days": 2}, 17),
+        ({"train_days": 1, "valid_days": 1, "test_days": 1}, 3),
+        (
+            {
+                "train": ("2022-04-01", "2022-04-20"),
+                "valid": ("2022-04-22", "2022-04-23"),
+                "test": ("2022-04-30", "2022-04-30"),
+            },
+            30,
+        ),
+    ],
+)
+def test_the_data_that_hold_a_splits_windows(split, days):
+    split = SplitConfig.model_validate(split)
+    assert DataConfig.holding(split).window_days == split.num_days == days
 
 
 @pytest.mark.parametrize(

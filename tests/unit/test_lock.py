@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from components import lock
 from components.lock import alone
 from perscen.errors import ConfigError, ServiceUnavailable, StorageFull
 from tests.conftest import ROOT
@@ -41,26 +40,41 @@ def held(place: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_second_attempt_waits_a_while_and_then_says_who_holds_it_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "WAIT_S", 0.3)
+def test_a_second_attempt_waits_a_while_and_then_says_who_holds_it_up(tmp_path):
     with held(tmp_path / "model") as first:
         waited = time.monotonic()
         with (
             pytest.raises(ServiceUnavailable) as told,
-            alone(tmp_path / "model", what="s3://b/model", run_id="second"),
+            alone(tmp_path / "model", what="s3://b/model", run_id="second", wait_s=0.3),
         ):
             pass
         assert time.monotonic() - waited >= 0.3
     assert told.value.message.startswith("another attempt is still making s3://b/model: process ")
     assert f"process {first.pid} on {os.uname().nodename}, run first" in told.value.message
+    assert "tried again later" in told.value.hint
 
 
-def test_a_killed_attempt_holds_nobody_up(tmp_path, monkeypatch):
+def test_a_person_does_not_wait_and_is_told_what_to_do(tmp_path):
+    with (
+        held(tmp_path / "tune.db"),
+        pytest.raises(ServiceUnavailable) as told,
+        alone(tmp_path / "tune.db", what="tune.db", wait_s=0, hint="give --study another file"),
+    ):
+        pass
+    assert told.value.hint == "give --study another file"
+
+
+def test_whoever_has_no_run_signs_with_its_process(tmp_path):
+    with alone(tmp_path / "tune.db", what="tune.db"):
+        signed = (tmp_path / ".lock-tune.db").read_text()
+    assert signed == f"process {os.getpid()} on {os.uname().nodename}"
+
+
+def test_a_killed_attempt_holds_nobody_up(tmp_path):
     with held(tmp_path / "model") as first:
         first.kill()
         first.wait()
-        monkeypatch.setattr(lock, "WAIT_S", 0)
-        with alone(tmp_path / "model", what="model", run_id="second"):
+        with alone(tmp_path / "model", what="model", run_id="second", wait_s=0):
             assert (tmp_path / ".lock-model").read_text().endswith("run second")
     assert (tmp_path / ".lock-model").read_text() == ""
 

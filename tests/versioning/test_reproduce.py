@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from pydantic import TypeAdapter
 
 from components import reproduce_command
 from components.adapters.mlflow_client import connect
@@ -21,7 +22,8 @@ from components.splits_command import splits as splits_command
 from components.store import open_artifact
 from components.surroundings import Surroundings
 from perscen.data.synthetic import import_synthetic
-from perscen.errors import ArtifactError
+from perscen.errors import ArtifactError, ConfigError
+from perscen.manifests import ReleaseManifest
 from tests.faults import flip_a_byte
 from tests.steps.mini import DAY, NUM_ITEMS, MiniRun
 
@@ -159,6 +161,29 @@ def test_other_code_is_said_before_anything_is_trained(lost, tmp_path, monkeypat
     error = lost.reproduce(to=tmp_path / "again").exception
     assert isinstance(error, ArtifactError)
     assert "another revision of `train`" in error.message
+    assert "git checkout abc123" in error.hint
+
+
+def test_a_release_of_code_that_wrote_other_manifests_says_which_to_check_out(
+    lost, tmp_path, monkeypatch, no_step
+):
+    monkeypatch.setattr("perscen.manifests.MANIFEST", TypeAdapter(ReleaseManifest))
+    error = lost.reproduce(to=tmp_path / "again").exception
+    assert isinstance(error, ArtifactError)
+    assert "manifests/champion.json of version 2" in error.message
+    assert "git checkout abc123" in error.hint
+
+
+def test_a_release_of_code_that_had_other_settings_says_which_to_check_out(
+    lost, tmp_path, monkeypatch, no_step
+):
+    def gone(manifests):
+        raise ConfigError("split.gone is not a setting")
+
+    monkeypatch.setattr(reproduce_command, "_settings", gone)
+    error = lost.reproduce(to=tmp_path / "again").exception
+    assert isinstance(error, ArtifactError)
+    assert "split.gone is not a setting" in error.message
     assert "git checkout abc123" in error.hint
 
 
