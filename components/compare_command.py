@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # torch and MLflow take seconds that --help should not cost
     from perscen.experiments.rows import Row, Table
     from perscen.experiments.runs import Run
 
-_LISTS: Final = ("--families", "--set", "--ks")
+_LISTS: Final = ("--families", "--without", "--set", "--ks")
 """Options that take all words up to the next option."""
 
 
@@ -37,7 +37,12 @@ class _Command(click.Command):
 
 @click.command(cls=_Command)
 @click.argument("splits", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--table", "table_name", help="What to compare: main, ablations, item-tower, sweeps.")
+@click.option(
+    "--table",
+    "table_name",
+    help="What to compare: main, ablations, item-tower, sweeps.  "
+    "[default: main, or the rows of --families alone]",
+)
 @click.option(
     "--families",
     "names",
@@ -45,6 +50,7 @@ class _Command(click.Command):
     metavar="NAME...",
     help="Rows of the tables, or families, to compare; with --table, only these of its rows.",
 )
+@click.option("--without", multiple=True, metavar="NAME...", help="Rows of the table to leave out.")
 @click.option("--recipe", help="Train the named rows by this recipe instead of their own.")
 @click.option(
     "--set",
@@ -90,6 +96,7 @@ def compare(
     splits: Path,
     table_name: str | None,
     names: tuple[str, ...],
+    without: tuple[str, ...],
     recipe: str | None,
     given: tuple[str, ...],
     seeds: int,
@@ -121,7 +128,8 @@ def compare(
     from perscen.experiments.settings import read_changes, settings_of
 
     open_artifact(splits, kind="splits")
-    table, rows = _asked(table_name, names, recipe=recipe, changes=read_changes(given))
+    changes = read_changes(given)
+    table, rows = _asked(table_name, names, without=without, recipe=recipe, changes=changes)
     evaluate = EvaluateConfig(ks=tuple(sorted(set(ks))))
     runs = runs_of([(row, settings_of(row, evaluate=evaluate)) for row in rows], seeds=seeds)
     # What was computed on equal files stays valid, whatever code the split step has by now.
@@ -130,6 +138,8 @@ def compare(
     if not table_only:
         _check(runs, splits, evaluate)
         failures = make_missing(runs, splits, work, jobs=jobs, run_id=surroundings.run_id)
+    if failures and len(failures) == len(runs):  # there is nothing to write
+        raise click.exceptions.Exit(tell(failures))
     results = collect(table, rows, runs, work)
     for path in write_files(results, out, name=name or table.name):
         click.echo(f"wrote {path}")
@@ -141,12 +151,18 @@ def compare(
 
 
 def _asked(
-    table_name: str | None, names: Sequence[str], *, recipe: str | None, changes: dict[str, Any]
+    table_name: str | None,
+    names: Sequence[str],
+    *,
+    without: Sequence[str],
+    recipe: str | None,
+    changes: dict[str, Any],
 ) -> tuple[Table, list[Row]]:
     """Return the table that is asked for and its rows.
 
     Raises:
-        ConfigError: There is no such table or row, or the table has no such row.
+        ConfigError: There is no such table or row, the table has no such row, or nothing that is
+            asked for follows from ``recipe`` and ``changes``.
     """
     from perscen.errors import ConfigError, unknown_name
     from perscen.experiments.rows import ROWS, TABLES, Block, Table
@@ -160,7 +176,18 @@ def _asked(
     if table_name is not None and table_name not in TABLES:
         raise unknown_name("table", table_name, TABLES)
     if names and table_name is None:
+        if without:
+            raise ConfigError(
+                "--without leaves rows of a table out, but no table is named",
+                hint="name it with --table, or name with --families only what you want",
+            )
         rows = [changed(row_named(n), recipe=recipe, changes=changes) for n in dict.fromkeys(names)]
+        if (recipe or changes) and not any(row.family for row in rows):
+            raise ConfigError(
+                f"--recipe and --set change how rows are trained, but none of {', '.join(names)} "
+                "is trained",
+                hint="leave --recipe and --set out, or name a row that is trained",
+            )
         subject = next((row.name for row in rows if row.family == "perscen"), "")
         block = Block("", tuple(row.name for row in rows), subject=subject)
         return Table("rows", "Models side by side", (block,)), rows
@@ -170,30 +197,30 @@ def _asked(
             f"the rows of table {table.name} are as they are",
             hint="leave out --table, or --recipe and --set",
         )
-    for name in names:
+    for name in (*names, *without):
         if name not in table.rows:
             raise unknown_name(f"row of table {table.name}", name, table.rows)
-    wanted = names or table.rows
-    return table.only(wanted), [ROWS[name] for name in table.rows if name in wanted]
+    wanted = [name for name in table.rows if name in (names or table.rows) and name not in without]
+    return table.only(wanted), [ROWS[name] for name in wanted]
 
 
 def _check(runs: Sequence[Run], splits_dir: Path, evaluate: EvaluateConfig) -> None:
     """Check every row against the data before anything is trained.
 
     Raises:
-        ConfigError: A family needs what the data do not have, or a K is larger than the catalogue.
+        ConfigError: A row cannot be made of these data, or a K is larger than the catalogue.
         ArtifactError: A scenario has no test user.
     """
     from perscen.data.splits import Splits
     from perscen.errors import ConfigError
     from perscen.evaluation.evaluate import check_test
-    from perscen.models.families import make_model
+    from perscen.experiments.making import check_run
 
     splits = Splits.open(splits_dir)
     check_test(splits, evaluate)
     for run in runs:
-        if run.seed == 0 and run.settings.model is not None:
+        if run.seed == 0:
             try:
-                make_model(splits.schema, run.settings.model)
+                check_run(run, splits)
             except ConfigError as exc:
                 raise ConfigError(f"row {run.row.name}: {exc.message}", hint=exc.hint) from exc

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:  # the commands import torch when called, so that help stays fast
     from components.diagnosis.showing import Finding
@@ -73,12 +74,20 @@ def diagnose() -> None:
     type=click.IntRange(min=1),
     help="Instead of a model's vectors, those of so many built clusters.",
 )
-@click.option("--codes", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option(
+    "--codes",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Of the codebook beside --clusters.",
+)
 @click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True)
 @_window
 @_out
 @_page
+@click.pass_context
 def quantiser(
+    ctx: click.Context,
     places: tuple[Path, ...],
     clusters: int | None,
     codes: int,
@@ -87,21 +96,23 @@ def quantiser(
     out: Path,
     page: Path | None,
 ) -> None:
-    r"""Train the quantiser alone on vectors that stand still; show how a model uses its codes.
+    """Train the quantiser alone on vectors that stand still; show how a model uses its codes.
 
     \b
     Examples:
       perscen diagnose quantiser artifacts/model artifacts/splits
       perscen diagnose quantiser --clusters 8 --codes 10
-    """
+    """  # noqa: D301 (click reads the backspace: keep these lines as they are)
     from components.diagnosis import findings
     from components.diagnosis.showing import show
 
     if clusters is not None and not places:
+        _refuse(ctx, "window", "is for MODEL and SPLITS: clusters have none")
         found = [findings.alone_on_clusters(clusters, codes=codes, steps=steps)]
         return show(found, out=out, page=page, made_by="perscen diagnose quantiser --clusters")
     if clusters is not None or len(places) != 2:
         raise click.UsageError("give MODEL and SPLITS, or --clusters and neither")
+    _refuse(ctx, "codes", "is for --clusters: a model has its own")
     model, splits = _open(*places)
     found = findings.codes_of_model(model, splits, window=window, steps=steps)
     return show(found, out=out, page=page, made_by="perscen diagnose quantiser")
@@ -178,6 +189,16 @@ def figures(model: Path, splits: Path, out: Path, page: Path | None) -> None:
     show_figures(drawn, out=out, page=page, made_by="perscen diagnose figures")
 
 
+def _refuse(ctx: click.Context, option: str, why: str) -> None:
+    """Refuse an option that was given and would be passed over.
+
+    Raises:
+        UsageError: It was.
+    """
+    if ctx.get_parameter_source(option) is not ParameterSource.DEFAULT:
+        raise click.UsageError(f"--{option} {why}")
+
+
 def _compare(
     what: str,
     splits_dir: Path,
@@ -190,6 +211,8 @@ def _compare(
 ) -> None:
     from components.diagnosis import trials
     from components.diagnosis.showing import show
+    from components.pipeline import PIPELINE
+    from components.runner import code_version
     from components.store import open_artifact
     from perscen.config import read_config
     from perscen.data.splits import Splits
@@ -197,11 +220,12 @@ def _compare(
     settings = read_config(config)
     compare = {"remedies": trials.compare_remedies, "graph": trials.compare_refinements}[what]
     artifact = open_artifact(splits_dir, kind="splits")
+    code = code_version(PIPELINE["train"])
     found: Finding = compare(
         Splits.open(artifact.path),
         settings,
         epochs=epochs,
-        keep=trials.Kept(work, splits_digest=artifact.manifest.digest),
+        keep=trials.Kept(work, follows_from=[artifact.manifest.digest, code]),
     )
     show([found], out=out, page=page, made_by=f"perscen diagnose {what}")
 

@@ -23,7 +23,14 @@ _NOT_WRITABLE: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.
 
 
 @contextmanager
-def alone(desk: Path, *, what: Place, run_id: str) -> Iterator[None]:
+def alone(
+    desk: Path,
+    *,
+    what: Place,
+    run_id: str = "",
+    wait_s: float = WAIT_S,
+    hint: str = "it is tried again later; end the other attempt if nobody waits for it",
+) -> Iterator[None]:
     """Hold ``.lock-<name>`` beside a path, so that no other process makes the same meanwhile.
 
     The lock is the operating system's and ends with the process, however that dies; on a network
@@ -33,7 +40,9 @@ def alone(desk: Path, *, what: Place, run_id: str) -> Iterator[None]:
     Args:
         desk: A path that every attempt comes to.
         what: The output that is made there.
-        run_id: Whose attempt this is; told to the next one.
+        run_id: Whose attempt this is, if anybody asks; told to the next one.
+        wait_s: How long another attempt is waited for: a person would rather know at once.
+        hint: What to do when it holds the lock all the while.
 
     Raises:
         ServiceUnavailable: Another attempt held it all the while; says which.
@@ -43,7 +52,7 @@ def alone(desk: Path, *, what: Place, run_id: str) -> Iterator[None]:
     path = desk.with_name(f".lock-{desk.name}")
     lock = FileLock(
         path,
-        timeout=WAIT_S,
+        timeout=wait_s,
         poll_interval=0.2,
         fallback_to_soft=False,  # that one would outlive its holder
         on_acquired=lambda file: _sign(file, run_id),
@@ -54,7 +63,7 @@ def alone(desk: Path, *, what: Place, run_id: str) -> Iterator[None]:
     except Timeout:
         raise ServiceUnavailable(
             f"another attempt is still making {what}: {_holder(path)}",
-            hint="it is tried again later; end the other attempt if nobody waits for it",
+            hint=hint,
         ) from None
     except OSError as exc:
         raise _translate(exc, desk) from exc
@@ -67,8 +76,9 @@ def alone(desk: Path, *, what: Place, run_id: str) -> Iterator[None]:
 
 
 def _sign(file: int, run_id: str) -> None:
+    signature = f"process {os.getpid()} on {socket.gethostname()}"
     os.ftruncate(file, 0)
-    os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}, run {run_id}".encode(), 0)
+    os.pwrite(file, (f"{signature}, run {run_id}" if run_id else signature).encode(), 0)
 
 
 def _holder(path: Path) -> str:
@@ -90,7 +100,7 @@ def _translate(error: OSError, desk: Path) -> Exception:
     if error.errno in _NOT_WRITABLE:
         return ConfigError(
             f"{desk} cannot be written: {error.strerror}",
-            hint="check --out, the volume's mount and the permissions of its directory",
+            hint="check the path, the volume's mount and the permissions of its directory",
         )
     return ServiceUnavailable(
         f"the file system of {desk.parent} gives no lock: {error}",

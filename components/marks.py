@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from perscen.errors import ArtifactError
+from perscen.staging import write_whole
 
 
 def put_between_marks(path: Path, text: str, *, made_by: str) -> None:
@@ -14,6 +15,7 @@ def put_between_marks(path: Path, text: str, *, made_by: str) -> None:
 
     Raises:
         ArtifactError: The page has no such marks, or has them more than once.
+        StorageFull: There is no room; the page is as it was.
     """
     begin, end = f"<!-- made by {made_by} -->", f"<!-- end of {made_by} -->"
     page = path.read_text(encoding="utf-8") if path.exists() else f"{begin}\n{end}\n"
@@ -23,4 +25,4 @@ def put_between_marks(path: Path, text: str, *, made_by: str) -> None:
             hint="add the two lines where the text belongs, or name another page",
         )
     before, after = page[: page.index(begin)], page[page.index(end) + len(end) :]
-    path.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
+    write_whole(path, f"{before}{begin}\n{text}{end}{after}")

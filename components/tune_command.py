@@ -9,18 +9,19 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from perscen.errors import ServiceUnavailable
+from components.console import open_console
+from components.lock import alone
+from perscen.staging import write_whole
 
 if TYPE_CHECKING:  # torch and Optuna load when the command is called, so that help stays fast
     from perscen.config import Config
@@ -32,7 +33,6 @@ if TYPE_CHECKING:  # torch and Optuna load when the command is called, so that h
     from perscen.training.records import EpochRecord
     from perscen.training.steps import Watcher
 
-_WIDTH: Final = 110
 _WINDOWS: Final = ("train", "valid", "test")
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
@@ -95,6 +95,8 @@ def tune(
     start = recipe_named(recipe, family=family)
     tried = read_space(start, space or DEFAULT_SPACE)
     manifest: Any = open_artifact(splits, kind="splits").manifest
+    # Before the search: what is wrong with them would lose all it found.
+    config = _config(start, manifest, origin=str(splits))
     of = {"splits": manifest.digest, "family": family, "recipe": _settings_of(start)}
     with _alone(study), open_history(study, tried, of=of) as history, _board(minutes) as watchers:
         try:
@@ -108,9 +110,9 @@ def tune(
                 watchers=watchers,
             )
         finally:
-            _write(study.with_suffix(".csv"), _history_csv(history))
+            write_whole(study.with_suffix(".csv"), _history_csv(history))
         name = f"--recipe {recipe} --family {family}"
-        _report(found, history, tried, study=study, name=name, manifest=manifest)
+        _report(found, history, tried, study=study, name=name, config=config)
 
 
 def _report(
@@ -120,23 +122,22 @@ def _report(
     *,
     study: Path,
     name: str,
-    manifest: SplitsManifest,
+    config: Config,
 ) -> None:
     from components.settings_commands import config_yaml
+    from perscen.recipes import with_settings
 
     winner, num = found.winner, len(found.judged_by)
-    console = Console()
-    if not console.is_terminal:
-        console.width = _WIDTH  # what a pipe or a file has room for, not rich's 80
-    console.print(_table(found, history.trials(), space))
+    open_console().print(_table(found, history.trials(), space))
     told = f"trial {winner.trial}: {100 * winner.mean(found.judged_by):.2f} % over {num} seed"
     told += "s" * (num > 1)
     if found.judged_by != found.seeds:
         told += " that had no part in choosing it"
     header = f"# Every setting of a run, from `perscen tune` of {name}: {told}."
-    config = _config(space, winner.settings, manifest)
+    recipe = with_settings(space.recipe, winner.settings, origin="the search")
+    config = config.model_copy(update=recipe._asdict())
     params = study.with_suffix(".params.yaml")
-    _write(params, config_yaml(config, header=header))
+    write_whole(params, config_yaml(config, header=header))
     if not found.complete:
         click.echo("not all finalists have all their seeds yet: run it again, and it goes on")
     click.echo(f"{told} → {params}")
@@ -190,20 +191,22 @@ def _history_csv(history: History) -> str:
     return text.getvalue()
 
 
-def _config(space: Space, settings: dict[str, Any], manifest: SplitsManifest) -> Config:
-    """Return a run's settings: the winner's, on splits made as these were."""
-    from perscen.config import Config, DataConfig, RunConfig, SplitConfig
-    from perscen.recipes import with_settings
+def _config(recipe: Recipe, manifest: SplitsManifest, *, origin: str) -> Config:
+    """Return a run's settings: the recipe's, on splits made as these were.
 
-    model, train = with_settings(space.recipe, settings, origin="the search")
-    made_with = manifest.settings
+    Raises:
+        ConfigError: They were made with settings that are not known here.
+    """
+    from perscen.config import Config, DataConfig, RunConfig, parse_split
+
     windows = {n: (w.first, w.last) for n in _WINDOWS for w in [getattr(manifest, n)]}
+    split = parse_split(manifest.settings.get("split", windows), origin=origin)
     return Config(
         run=RunConfig(logical_date=manifest.logical_date),
-        data=DataConfig.model_validate(made_with.get("data", {})),
-        split=SplitConfig.model_validate(made_with.get("split", windows)),
-        model=model,
-        train=train,
+        data=DataConfig.holding(split),
+        split=split,
+        model=recipe.model,
+        train=recipe.train,
     )
 
 
@@ -218,31 +221,15 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
 
 
-def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
-
-
-@contextmanager
-def _alone(study: Path) -> Iterator[None]:
+def _alone(study: Path) -> AbstractContextManager[None]:
     """Hold the study, so that no two searches write one history.
 
     Raises:
         ServiceUnavailable: Another search has it.
+        ConfigError: It cannot be written where it is to lie.
     """
-    study.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(study.with_name(f".lock-{study.name}"), timeout=0, fallback_to_soft=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ServiceUnavailable(
-            f"another search is writing {study}", hint="wait for it, or give --study another file"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+    hint = "wait for it, or give --study another file"
+    return alone(study, what=study, wait_s=0, hint=hint)
 
 
 class _Board:

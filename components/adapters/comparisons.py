@@ -1,7 +1,7 @@
 """The runs of a comparison in MLflow: each is logged once, whole, when it is finished.
 
-Tracking is for looking at: a server that is gone costs a warning, and what it missed is logged the
-next time the comparison is run.
+Tracking is for looking at: a server that is gone costs a warning, as does a run that it refuses,
+and what it missed is logged the next time the comparison is run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from components.adapters.tracking import epoch_metrics, flatten
+from components.adapters.mlflow_client import refused, without_secrets
+from components.adapters.tracking import epoch_metrics, flatten, metric_name
 from perscen.training.records import EpochRecord
 
 logger = logging.getLogger(__name__)
@@ -75,25 +76,34 @@ class ComparisonLog:
         if self._client is None or key in self._logged:
             return
         now = time.time_ns() // 1_000_000
-        told = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        told = [Metric(metric_name(name), value, now, 0) for name, value in metrics.items()]
         told += [
             Metric(f"valid/{name}", value, now, record.epoch)
             for record in epochs
             for name, value in epoch_metrics(record, k=monitor_k).items()
         ]
         params = [Param(name, str(value)) for name, value in flatten(settings)]
-        with self._talking(f"log {key}"):
-            run = self._client.create_run(self._experiment_id, tags={**tags, KEY: key})
-            run_id = run.info.run_id
+        with self._talking(f"log {key}"), self._run({**tags, KEY: key}) as run_id:
             for first in range(0, len(params), _AT_ONCE):
                 self._client.log_batch(run_id, params=params[first : first + _AT_ONCE])
             for first in range(0, len(told), _METRICS_AT_ONCE):
                 self._client.log_batch(run_id, metrics=told[first : first + _METRICS_AT_ONCE])
             for path in files:
                 self._client.log_artifact(run_id, str(path))
-            # Last: a run that is not FINISHED was broken off, and is logged again.
-            self._client.set_terminated(run_id, "FINISHED")
             self._logged.add(key)
+
+    @contextmanager
+    def _run(self, tags: Mapping[str, str]) -> Iterator[str]:
+        """Give a new run, which is FINISHED once all of it is there; any other is logged again."""
+        assert self._client is not None
+        run_id = self._client.create_run(self._experiment_id, tags=dict(tags)).info.run_id
+        try:
+            yield run_id
+            self._client.set_terminated(run_id, "FINISHED")
+        except MlflowException as exc:
+            if refused(exc):  # it is still there to be told
+                self._client.set_terminated(run_id, "FAILED")
+            raise
 
     @contextmanager
     def _talking(self, action: str) -> Iterator[None]:
@@ -103,11 +113,18 @@ class ComparisonLog:
                 warnings.simplefilter("ignore")
                 yield
         except (MlflowException, SQLAlchemyError, OSError) as exc:
-            # One warning, and no further call: each may wait for minutes.
-            self._client = None
+            happened = "refused a run"
+            if not refused(exc):
+                # One warning, and no further call: each may wait for minutes.
+                self._client = None
+                happened = "not reached"
             logger.warning(
-                "tracking server not reached, the comparison goes on",
-                extra={"action": action, "address": self._tracking_uri, "reason": str(exc)[:300]},
+                f"tracking server {happened}, the comparison goes on",
+                extra={
+                    "action": action,
+                    "address": without_secrets(self._tracking_uri),
+                    "reason": without_secrets(str(exc))[:300],
+                },
             )
 
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 from markupsafe import Markup
-from matplotlib.ticker import FuncFormatter
 
 from components.comparison.results import Results
-from components.report.drawing import PAPER, WIDTH, drawing, series, standalone
+from components.report.drawing import PAPER, PERCENT, WIDTH, drawing, series, standalone
 from components.report.figures import Estimate, recalls
-from components.report.words import THIN, percent
+from components.report.words import percent
 from perscen.experiments.rows import Sweep
 from perscen.experiments.significance import MACRO
-
-_PERCENT: Final = FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}{THIN}%")
 
 
 def figures(results: Results) -> Iterator[tuple[str, str, str]]:
@@ -83,7 +79,7 @@ def _sweep(results: Results, sweep: Sweep, metric: str) -> Markup:
             spoken.append(f"{label} " + ", ".join(percent(mean) for mean in means))
         axes.set_xticks(places, [f"{v:g}" for v in values])
         axes.set_xlabel(sweep.title)
-        axes.yaxis.set_major_formatter(_PERCENT)
+        axes.yaxis.set_major_formatter(PERCENT)
         axes.margins(x=0.06)
         plot.legend()
         plot.title(f"Recall@{results.ks[0]}")

@@ -16,6 +16,7 @@ from components.comparison.results import metric_names
 from components.exit_codes import EXIT_CODES, OUR_BUG
 from components.lock import alone
 from components.revision import revision
+from components.store import payload_digest
 from perscen.experiments.cells import cells_of
 from perscen.experiments.processes import Outcome, Underway, default_jobs, make_runs
 from perscen.experiments.runs import Run, RunFacts, Work, seconds_left
@@ -41,7 +42,8 @@ def make_missing(
     Raises:
         ServiceUnavailable: Another process is making runs in the same place.
     """
-    with alone(work.directory, what=work.directory, run_id=run_id):
+    hint = "wait for it, or give --work another directory"
+    with alone(work.directory, what=work.directory, run_id=run_id, wait_s=0, hint=hint):
         log = ComparisonLog()
         known: list[RunFacts] = []
         waiting: list[Run] = []
@@ -135,8 +137,10 @@ def _duration(seconds: float | None) -> str:
 
 
 def _log(log: ComparisonLog, run: Run, facts: RunFacts, work: Work) -> None:
+    # By what it came to: a run that is made again, by other code, is another one.
+    made = payload_digest(work.place(run))
     log.log(
-        f"{work.splits_digest[:12]}/{run.key}",
+        f"{work.splits_digest[:12]}/{run.key}/{made[:12]}",
         tags={
             "mlflow.runName": str(run),
             "row": run.row.name,

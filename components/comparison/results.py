@@ -55,11 +55,6 @@ class Results:
         return [*self.scenarios, MACRO]
 
     @property
-    def metrics(self) -> list[str]:
-        """Recall, then hits, each at every K."""
-        return metric_names(self.ks)
-
-    @property
     def lacking(self) -> dict[str, tuple[int, int]]:
         """Rows with fewer runs than wanted: how many there are, and how many are wanted."""
         return {

@@ -12,13 +12,12 @@ from typing import Final
 import numpy as np
 import polars as pl
 from markupsafe import Markup
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from components.report import figures
-from components.report.drawing import ACCENT, PAPER, RIVAL, WIDTH, drawing
-from components.report.words import THIN, percent
+from components.report.drawing import ACCENT, PAPER, PERCENT, RIVAL, WIDTH, drawing
+from components.report.words import percent
 
-_PERCENT: Final = FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}{THIN}%")
 _SIZE: Final = re.compile(r'width="(\d+)" height="(\d+)"')
 
 
@@ -49,7 +48,7 @@ def dots(values: Mapping[str, float], *, name: str, title: str, first: str = "")
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.margins(x=0.1)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(_PERCENT)
+        axes.xaxis.set_major_formatter(PERCENT)
         plot.title(title)
         spoken = "; ".join(f"{label} {percent(value)}" for label, value in values.items())
         return plot.to_svg(name=name, label=f"{title}: {spoken}.")

@@ -11,9 +11,9 @@ from typing import Final
 import click
 import polars as pl
 from markupsafe import Markup
-from rich.console import Console
 from rich.table import Table
 
+from components.console import open_console
 from components.marks import put_between_marks
 from components.report.drawing import standalone
 from components.report.page import Figure
@@ -39,9 +39,7 @@ def show(findings: Sequence[Finding], *, out: Path, page: Path | None, made_by: 
     Raises:
         ArtifactError: The page has no place for what ``made_by`` makes.
     """
-    console = Console()
-    if not console.is_terminal:
-        console.width = _WIDTH  # what a pipe or a file has room for, not rich's 80
+    console = open_console(width=_WIDTH)
     out.mkdir(parents=True, exist_ok=True)
     for finding in findings:
         console.print(_rich(finding))

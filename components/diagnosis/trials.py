@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 import polars as pl
 from markupsafe import Markup
+from pydantic import ValidationError
 
 from components.diagnosis import figures
 from components.diagnosis.showing import Finding
@@ -18,33 +19,48 @@ from perscen.data.splits import Splits
 from perscen.diagnostics.kernel_cost import KernelCost, kernel_cost
 from perscen.diagnostics.quantising import remedies
 from perscen.diagnostics.trials import Trial, refinements, run_trial, trial_table
-from perscen.errors import ConfigError
+from perscen.errors import ArtifactError, ConfigError
 from perscen.models.config import PerscenConfig
 from perscen.models.perscen import Perscen
+from perscen.staging import write_whole
 
 
 class Kept:
-    """Finished trials on disk, by everything they follow from."""
+    """Finished trials on disk, by everything they follow from.
 
-    def __init__(self, directory: Path, *, splits_digest: str) -> None:
+    Args:
+        directory: Where they lie.
+        follows_from: Digests of the splits and of the code.
+    """
+
+    def __init__(self, directory: Path, *, follows_from: Sequence[str]) -> None:
         self._directory = directory
-        self._splits_digest = splits_digest
+        self._follows_from = follows_from
 
     def run(
         self, splits: Splits, model: PerscenConfig, train: TrainConfig, *, epochs: int
     ) -> Trial:
-        """Return a trial, from disk when it was run before."""
-        settings = [self._splits_digest, model.model_dump(mode="json"), epochs]
+        """Return a trial, from disk when it was run before.
+
+        Raises:
+            ArtifactError: What lies there is not what this class writes.
+            StorageFull: There is no room for it.
+        """
+        settings = [*self._follows_from, model.model_dump(mode="json"), epochs]
         settings.append(train.model_dump(mode="json"))
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         path = self._directory / f"{digest[:16]}.json"
         if path.exists():
-            return Trial.model_validate_json(path.read_text(encoding="utf-8"))
+            try:
+                return Trial.model_validate_json(path.read_bytes())
+            except ValidationError as exc:
+                raise ArtifactError(
+                    f"{path} is not a finished trial: {exc.errors()[0]['msg']}",
+                    hint=f"remove {path}, and the trial is run again",
+                ) from exc
         trial = run_trial(splits, model, train, epochs=epochs)
         self._directory.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".part")
-        scratch.write_text(trial.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        scratch.replace(path)
+        write_whole(path, trial.model_dump_json(indent=2) + "\n")
         return trial
 
 

@@ -21,6 +21,9 @@ import matplotlib.style
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter
+
+from components.report.words import THIN
 
 INK: Final = "#010101"
 MUTED: Final = "#010102"
@@ -51,6 +54,8 @@ _VARIABLE: Final = re.compile(r"var\(--([\w-]+)\)")
 
 WIDTH: Final = 500
 """All figures are half a page wide: two in a row at a desk, one on a phone, readable on both."""
+PERCENT: Final = FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}{THIN}%")
+"""Shares along an axis, without trailing zeros."""
 HEAT_RGB: Final = (0.145, 0.388, 0.780)
 """Full strength of a heat map; weaker values are more transparent: the page shows through."""
 

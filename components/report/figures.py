@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -23,16 +23,16 @@ from components.report.drawing import (
     INK,
     MUTED,
     PAPER,
+    PERCENT,
     RIVAL,
     WARN,
     WIDTH,
     drawing,
     series,
 )
-from components.report.words import THIN, listed, percent, short, short_day, whole
+from components.report.words import listed, percent, short, short_day, whole
 
 Floats = NDArray[np.float64]
-_PERCENT: Final = FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}{THIN}%")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def recalls(scenario: str, estimates: Sequence[Estimate], *, k: int, title: str 
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.08)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(_PERCENT)
+        axes.xaxis.set_major_formatter(PERCENT)
         plot.title(title)
         return plot.to_svg(name=f"recall-{scenario}", label=f"Recall at {k}, {title}: {spoken}.")
 
@@ -134,7 +134,7 @@ def curves(
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         if shares:
-            axes.yaxis.set_major_formatter(_PERCENT)
+            axes.yaxis.set_major_formatter(PERCENT)
         return plot.to_svg(name=name, label=label)
 
 

@@ -54,7 +54,7 @@ def recall_section(
     )
     tables = [
         _recall_table(metrics, models=models, scenarios=scenarios, k=k, ks=summary["ks"]),
-        _differences(summary.get("differences", {}), scenarios=scenarios),
+        difference_table(summary.get("differences", {}), scenarios=scenarios),
         _slices(summary.get("slices", []), scenarios=scenarios, k=k),
         _index_table(indexes, summary.get("index_recall", {}), scenarios=scenarios),
     ]
@@ -129,18 +129,12 @@ def _recall_table(
     return Table(f"Recall@{k}; macro is the plain mean over scenarios", tuple(columns), tuple(rows))
 
 
-def _differences(differences: Mapping[str, Any], *, scenarios: Sequence[str]) -> Table | None:
+def difference_table(differences: Mapping[str, Any], *, scenarios: Sequence[str]) -> Table | None:
+    """Return the candidate's differences to every baseline; None when there are none."""
     rows = []
     for baseline, by_scenario in differences.items():
         cells = [Cell(MODEL_NAMES.get(baseline, baseline))]
-        for s in (*scenarios, "macro"):
-            d = by_scenario.get(s)
-            tone = "" if d is None else "good" if d["low"] > 0 else "bad" if d["high"] < 0 else ""
-            cells.append(
-                Cell(DASH)
-                if d is None
-                else Cell(points(d["delta"]), note=between(d["low"], d["high"]), tone=tone)
-            )
+        cells += [_difference(by_scenario.get(s)) for s in (*scenarios, "macro")]
         rows.append(tuple(cells))
     if not rows:
         return None
@@ -153,6 +147,16 @@ def _differences(differences: Mapping[str, Any], *, scenarios: Sequence[str]) ->
         (*columns, Column("Macro")),
         tuple(rows),
     )
+
+
+def _difference(told: Mapping[str, Any] | None) -> Cell:
+    if told is None:
+        return Cell(DASH)
+    low, high = told["low"], told["high"]
+    if low is None or high is None:
+        return Cell(points(told["delta"]), note="too few users for an interval")
+    tone = "good" if low > 0 else "bad" if high < 0 else ""
+    return Cell(points(told["delta"]), note=between(low, high), tone=tone)
 
 
 def _slices(

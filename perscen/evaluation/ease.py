@@ -82,15 +82,8 @@ def choose_ease(
     Raises:
         ConfigError: Too many items have training clicks for a matrix of all pairs.
     """
+    items_C = clicked_items(splits)
     item_E = np.asarray(splits.train.item, dtype=np.int64) - FIRST_ROW
-    items_C = np.unique(item_E)
-    if len(items_C) > MAX_ITEMS:
-        raise ConfigError(
-            f"EASE needs a dense matrix of all pairs of the {len(items_C):,} items with training "
-            f"clicks, {4 * len(items_C) ** 2 / 1e9:,.0f} GB; it is made for at most "
-            f"{MAX_ITEMS:,} items",
-            hint="leave the row ease_blend out on this catalogue",
-        )
     clicks_UC = _clicks(
         np.asarray(splits.train.user), item_E, items_C, num_rows=len(splits.users.ids)
     )
@@ -108,6 +101,23 @@ def choose_ease(
                 best = replace(blend, recall=recall)
     assert best is not None, "there is something to try"
     return best
+
+
+def clicked_items(splits: Splits) -> Longs:
+    """Return the positions ``[C]`` of the items with training clicks, which the map knows.
+
+    Raises:
+        ConfigError: They are too many for a matrix of all pairs.
+    """
+    items_C = np.unique(np.asarray(splits.train.item, dtype=np.int64)) - FIRST_ROW
+    if len(items_C) > MAX_ITEMS:
+        raise ConfigError(
+            f"EASE needs a dense matrix of all pairs of the {len(items_C):,} items with training "
+            f"clicks, {4 * len(items_C) ** 2 / 1e9:,.0f} GB; it is made for at most "
+            f"{MAX_ITEMS:,} items",
+            hint="leave the row out on this catalogue; of a table, with --without ease_blend",
+        )
+    return items_C
 
 
 def ease_blend(splits: Splits, queries: Queries, slices: Slices, blend: EaseBlend) -> Ranker:

@@ -1,4 +1,4 @@
-"""Recall@K and Hits@K per user (spec 1.7): one number per query, so that models compare paired.
+"""Recall@K and Hits@K per user: one number per query, so that models compare paired.
 
 Letters: Q queries, K retrieved items, V packed relevant items of all queries.
 """

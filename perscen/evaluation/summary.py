@@ -10,7 +10,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from perscen.evaluation.statistics import Group, interval, percentiles, resample_means
+from perscen.evaluation.statistics import (
+    SMALL_SAMPLE,
+    Group,
+    interval,
+    percentiles,
+    resample_means,
+)
 
 Floats = NDArray[np.float64]
 
@@ -125,7 +131,11 @@ def _levels(
 
 
 def _differences(resampled: _Resampled, baseline: str) -> dict[str, dict[str, float | None]]:
-    """Return candidate minus baseline per scenario, and of the unweighted mean over scenarios."""
+    """Return candidate minus baseline per scenario, and of the unweighted mean over scenarios.
+
+    The mean has no interval where a scenario has under :data:`SMALL_SAMPLE` users: percentiles of
+    few are too narrow, and of one user there is no spread at all.
+    """
     mine, other = resampled.column("candidate"), resampled.column(baseline)
     differences: dict[str, dict[str, float | None]] = {}
     deltas, levels, drawn = [], [], []
@@ -137,12 +147,19 @@ def _differences(resampled: _Resampled, baseline: str) -> dict[str, dict[str, fl
         deltas.append(bounds.mean)
         levels.append(level)
         drawn.append(means_R)
-    low, high = percentiles(np.mean(drawn, axis=0), alpha=_ALPHA)
+    fewest = min(len(values) for values in resampled.values.values())
+    low, high = (
+        percentiles(np.mean(drawn, axis=0), alpha=_ALPHA)
+        if fewest >= SMALL_SAMPLE
+        else (None, None)
+    )
     differences["macro"] = _difference(float(np.mean(deltas)), low, high, float(np.mean(levels)))
     return differences
 
 
-def _difference(delta: float, low: float, high: float, level: float) -> dict[str, float | None]:
+def _difference(
+    delta: float, low: float | None, high: float | None, level: float
+) -> dict[str, float | None]:
     relative = delta / level if level > 0 else None
     return {"delta": delta, "low": low, "high": high, "relative": relative}
 

@@ -6,21 +6,37 @@ Letters: Q queries, V items, G width.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from perscen.data.batches import ItemSource, UserSource
 from perscen.data.splits import Splits
 from perscen.evaluation.baselines import Ranker
 from perscen.evaluation.evaluate import score_all
 from perscen.evaluation.rankers import ModelRanker, Search
-from perscen.experiments.rankers import RANKERS
+from perscen.experiments.rankers import RANKERS, check_ranker
 from perscen.experiments.runs import Run, RunFacts, Work
 from perscen.models.families import make_model
 from perscen.models.two_tower import TwoTower
 from perscen.retrieval.exact import catalogue_vectors, exact_top_k, query_vectors
 from perscen.seeding import seed_torch
 from perscen.training.loop import Watcher, train
+from perscen.training.validation import Validator
+
+
+def check_run(run: Run, splits: Splits) -> None:
+    """Check a run against the data as far as that goes without training.
+
+    Raises:
+        ConfigError: A setting or a ranker does not fit the data.
+    """
+    if run.settings.model is None or run.settings.train is None:
+        check_ranker(run.row.name, splits)
+        return
+    make_model(splits.schema, run.settings.model)
+    Validator(splits, k=run.settings.train.monitor_k, device=torch.device("cpu"))
 
 
 def make_run(
@@ -29,7 +45,6 @@ def make_run(
     work: Work,
     *,
     revision: str | None = None,
-    stop: Callable[[], bool] = lambda: False,
     watchers: Sequence[Watcher] = (),
 ) -> RunFacts:
     """Train and score a run, keep what came out, and return what is known of it.
@@ -40,7 +55,6 @@ def make_run(
     Raises:
         ConfigError: A setting does not fit the data.
         TrainingDiverged: The loss is not finite.
-        Preempted: ``stop`` said so; nothing is kept.
         StorageFull: There is no room for the result.
     """
     splits = Splits.open(splits_dir)
@@ -59,7 +73,7 @@ def make_run(
         model.start_from(splits)
         config = run.settings.train.model_copy(update={"seed": run.seed, "num_threads": 1})
         before = time.process_time()
-        trained = train(model, splits, config, stop=stop, watchers=watchers)
+        trained = train(model, splits, config, watchers=watchers)
         facts = facts.model_copy(
             update={
                 "train_cpu_s": round(time.process_time() - before, 1),

@@ -6,11 +6,13 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -97,8 +99,8 @@ def make_runs(
 ) -> Iterator[Outcome]:
     """Make the runs in their order and yield what became of each as it ends.
 
-    One that fails does not stop the others. However this ends, no process outlives it for longer
-    than a training step takes: they watch over their parent.
+    One that fails does not stop the others. However this ends, no process outlives it: they watch
+    over their parent, whatever they do meanwhile.
 
     Args:
         runs: What to make.
@@ -119,7 +121,8 @@ def make_runs(
                 process = context.Process(
                     target=_child, args=(sender, run, splits_dir, work, revision), daemon=True
                 )
-                process.start()
+                with _deaf_to_ctrl_c():
+                    process.start()
                 sender.close()
                 underway.append(Underway(run, process, receiver, time.monotonic()))
             watch(underway)
@@ -135,6 +138,21 @@ def make_runs(
         for one in underway:
             one.process.join()
             one.connection.close()
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Let what is started within inherit a mask that keeps SIGINT out.
+
+    Ctrl-C reaches all processes of a terminal, but it is the parent that ends the others: they
+    would die with a traceback each, some before the first line of ours has run.
+    """
+    resource_tracker.ensure_running()  # else the first start would start it, and lift the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _receive(one: Underway) -> Outcome | None:
@@ -183,10 +201,8 @@ class _Teller:
 def _child(
     connection: Connection, run: Run, splits_dir: Path, work: Work, revision: str | None
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
     told: RunFacts | Failure
     try:
         told = make_run(
@@ -194,7 +210,6 @@ def _child(
             splits_dir,
             work,
             revision=revision,
-            stop=lambda: not parent.is_alive(),
             watchers=[_Teller(connection)],
         )
     except PerscenError as exc:
@@ -203,3 +218,11 @@ def _child(
         told = Failure(f"{type(exc).__name__}: {exc}", trace=traceback.format_exc())
     with suppress(BrokenPipeError):  # the parent is gone: nobody asks
         connection.send(told)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent is gone: the next one makes the same runs."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

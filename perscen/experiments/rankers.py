@@ -20,7 +20,7 @@ from perscen.evaluation.baselines import (
     scenario_popularity,
     segment_popularity,
 )
-from perscen.evaluation.ease import choose_ease, ease_blend
+from perscen.evaluation.ease import choose_ease, clicked_items, ease_blend
 from perscen.models.popularity import PopularityPrior
 from perscen.schema import FIRST_ROW
 
@@ -65,3 +65,13 @@ RANKERS: Final[Mapping[str, MakeRanker]] = {
     "random": _by_chance,
 }
 """Each takes the splits, the ``evaluate`` section and the run's seed, and answers test queries."""
+
+
+def check_ranker(name: str, splits: Splits) -> None:
+    """Check whether a ranker can be made of these data.
+
+    Raises:
+        ConfigError: Too many items have training clicks for a matrix of all pairs.
+    """
+    if name == "ease_blend":
+        clicked_items(splits)

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from perscen.errors import ArtifactError, ConfigError
 from perscen.experiments.search_space import Space
 from perscen.seeding import generator
+from perscen.training.records import EpochRecord
 
 Outcome = Literal["finished", "pruned", "diverged", "impossible"]
 
@@ -28,6 +28,8 @@ _STARTUP_TRIALS: Final = 8
 """Drawn at random before the sampler has anything to go by."""
 _UNPRUNED_TRIALS, _JUDGED_FROM_EPOCH = 4, 4
 """Trials run to their end before any is stopped, and the first epoch one may be stopped at."""
+_PROPOSALS: Final = 32
+"""Settings proposed in a row that were tried before, after which nothing new is expected."""
 _OF, _TRAINING = "of", "training"
 
 
@@ -97,24 +99,34 @@ class History:
                 hint="its trials cannot be compared with new ones: give --study another file",
             )
 
-    def next_trial(self, *, seed: int) -> optuna.Trial:
+    def next_trial(self, *, seed: int) -> optuna.Trial | None:
         """Return the next trial to run: an interrupted one again, the recipe itself, or a new one.
+
+        Settings that were tried are not tried again, as they would come to the same: None when
+        nothing else is proposed.
 
         What is drawn follows from the seed and the trials that ended, so a search that was killed
         goes on with the settings it would have tried.
         """
-        for trial in self._search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._search.enqueue_trial(trial.params)
-            self._search.tell(trial.number, state=TrialState.FAIL)
-        ended = len(self.trials())
+        for broken in self._search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._search.enqueue_trial(broken.params)
+            self._search.tell(broken.number, state=TrialState.FAIL)
         if not self._search.get_trials(deepcopy=False):
             self._search.enqueue_trial(self._space.start())
-        self._search.sampler = optuna.samplers.TPESampler(
-            seed=int(generator(seed, "search", ended).integers(2**32)),
-            n_startup_trials=_STARTUP_TRIALS,
-            multivariate=True,
-        )
-        return self._search.ask(self._distributions())
+        ended = self.trials()
+        tried = [training.settings for training in ended]
+        draws = generator(seed, "search", len(ended))
+        for _ in range(_PROPOSALS):
+            self._search.sampler = optuna.samplers.TPESampler(
+                seed=int(draws.integers(2**32)),
+                n_startup_trials=_STARTUP_TRIALS,
+                multivariate=True,
+            )
+            trial = self._search.ask(self._space.distributions())
+            if self._space.settings(trial.params) not in tried:
+                return trial
+            self._search.tell(trial, state=TrialState.FAIL)  # tells the sampler nothing
+        return None
 
     def end_trial(self, trial: optuna.Trial, training: Training) -> None:
         """Keep what became of a trial."""
@@ -158,8 +170,28 @@ class History:
         facts = kept.user_attrs[_TRAINING]
         return Training(trial=trial, settings=self._space.settings(drawn), **facts)
 
-    def _distributions(self) -> dict[str, BaseDistribution]:
-        return self._space.distributions()
+
+class Pruning:
+    """Tells Optuna of each epoch, and stops the training when it says so."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self._trial = trial
+
+    def step_done(self, *, epoch: int, step: int, num_steps: int) -> None:
+        """Do nothing: epochs are judged."""
+
+    def pretraining_epoch_done(self, *, epoch: int, loss: float) -> None:
+        """Do nothing: nothing is retrieved yet."""
+
+    def epoch_done(self, record: EpochRecord) -> None:
+        """Report the epoch.
+
+        Raises:
+            TrialPruned: The trial is behind the others at this epoch.
+        """
+        self._trial.report(record.macro_recall, record.epoch)
+        if self._trial.should_prune():
+            raise optuna.TrialPruned(str(record.epoch))
 
 
 @contextmanager

@@ -166,14 +166,12 @@ def _check_start(name: str, value: Any, one: Choice | Range, *, where: Path) -> 
         )
 
 
-def _check_known(
-    given: Mapping[str, Any], known: list[str], *, what: str, where: Path | None = None
-) -> None:
+def _check_known(given: Mapping[str, Any], known: list[str], *, what: str, where: Path) -> None:
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ConfigError(f"{f'{where}: ' if where else ''}{name!r} is no {what}", hint=advice)
+            raise ConfigError(f"{where}: {name!r} is no {what}", hint=advice)
 
 
 def _faults(error: ValidationError) -> Iterator[str]:

@@ -23,7 +23,7 @@ import optuna
 
 from perscen.data.splits import Splits
 from perscen.errors import ConfigError, Preempted, TrainingDiverged
-from perscen.experiments.search_history import History, Training
+from perscen.experiments.search_history import History, Pruning, Training
 from perscen.experiments.search_space import Space
 from perscen.models.families import make_model
 from perscen.recipes import with_settings
@@ -31,13 +31,13 @@ from perscen.seeding import seed_torch
 from perscen.training.checkpoint import Checkpoint
 from perscen.training.loop import Trained
 from perscen.training.loop import train as fit
-from perscen.training.records import EpochRecord
 from perscen.training.steps import Watcher
 
 logger = logging.getLogger(__name__)
 
 _LARGEST_RESERVE: Final = 0.5
 """Share of the budget that is kept for further seeds at most."""
+_DIGITS: Final = 16
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def tune(
         space: The recipe, and what is varied of it.
         history: What was tried before; it grows.
         budget: Time, finalists and seeds.
-        work: Directory for the checkpoint of a training that is interrupted.
+        work: Directory for the checkpoints of trainings that are interrupted.
         follows_from: Splits and code: a checkpoint of others is not taken up.
         watchers: Gives those who are told of a training, by what it is called.
 
@@ -155,10 +155,13 @@ class _Search:
         self._deadline = budget.clock() + 60 * budget.minutes
 
     def try_settings(self) -> None:
-        """Run trials for as long as another one leaves time for the finalists' further seeds."""
+        """Run trials while there are new ones, and time enough for the further seeds after them."""
         while self._left_s() > self._reserve_s():
             trial = self._history.next_trial(seed=self._seed)
-            pruning = _Pruning(trial)
+            if trial is None:
+                logger.info("what is proposed was tried before: there is little left to try")
+                return
+            pruning = Pruning(trial)
             settings = self._space.settings(trial.params)
             training = self._train(trial.number, settings, self._seed, pruning)
             self._history.end_trial(trial, training)
@@ -170,6 +173,7 @@ class _Search:
                 return
             finalist, seed = missing[0]
             self._history.add_confirmation(self._train(finalist.trial, finalist.settings, seed))
+        shutil.rmtree(self._work, ignore_errors=True)  # there is nothing to go on with
 
     def standing(self) -> Tuned:
         """Return the finalists as they stand; nobody wins by a lucky seed, or by fewer seeds."""
@@ -181,7 +185,9 @@ class _Search:
 
     def _finalists(self) -> list[Finalist]:
         finished = [t for t in self._history.trials() if t.outcome == "finished"]
-        best = sorted(finished, key=lambda t: (-t.value, t.trial))
+        # Older searches tried some settings twice.
+        first = {_digest(t.settings): t for t in reversed(finished)}
+        best = sorted(first.values(), key=lambda t: (-t.value, t.trial))
         spoilt = {t.trial for t in self._history.confirmations() if t.outcome != "finished"}
         sound = [t for t in best if t.trial not in spoilt]
         chosen = sound[: self._budget.finalists]
@@ -216,10 +222,12 @@ class _Search:
     ) -> Training:
         """Train once and say how it went; only being out of time, or a fault of ours, is raised."""
         label = f"trial {number}" + (f", seed {seed}" if seed != self._seed else "")
+        # Each has its own: trials come and go while a finalist's further seed waits to go on.
+        place = self._work / _digest(settings, seed)[:_DIGITS]
         training = Training(number, seed, "finished", dict(settings), recall={})
         began = self._budget.clock()
         try:
-            trained = self._fit(settings, seed, [*self._watchers(label), *watchers])
+            trained = self._fit(settings, seed, [*self._watchers(label), *watchers], place)
             training = replace(
                 training,
                 recall=trained.best.recall,
@@ -237,21 +245,24 @@ class _Search:
             logger.warning("%s cannot be trained: %s", label, exc.message)
             training = replace(training, outcome="impossible")
         training = replace(training, seconds=self._budget.clock() - began)
-        shutil.rmtree(self._work, ignore_errors=True)  # its checkpoint is of no use any more
+        shutil.rmtree(place, ignore_errors=True)  # its checkpoint is of no use any more
         self._log(label, training)
         return training
 
-    def _fit(self, settings: Mapping[str, Any], seed: int, watchers: Sequence[Watcher]) -> Trained:
+    def _fit(
+        self, settings: Mapping[str, Any], seed: int, watchers: Sequence[Watcher], place: Path
+    ) -> Trained:
         model_config, train_config = with_settings(
             self._space.recipe, {**settings, "train.seed": seed}, origin="the search"
         )
         seed_torch(seed, "init")
         model = make_model(self._splits.schema, model_config)
         model.start_from(self._splits)
-        facts = [*self._follows_from, model_config.model_dump(), train_config.model_dump()]
-        fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        fingerprint = _digest(
+            *self._follows_from, model_config.model_dump(), train_config.model_dump()
+        )
         checkpoint = Checkpoint(
-            self._work, fingerprint=fingerprint, every_s=train_config.checkpoint_every_s
+            place, fingerprint=fingerprint, every_s=train_config.checkpoint_every_s
         )
         return fit(
             model,
@@ -273,24 +284,5 @@ class _Search:
         logger.info("%s %s", label, training.outcome, extra=facts)
 
 
-class _Pruning:
-    """Tells Optuna of each epoch, and stops the training when it says so."""
-
-    def __init__(self, trial: optuna.Trial) -> None:
-        self._trial = trial
-
-    def step_done(self, *, epoch: int, step: int, num_steps: int) -> None:
-        """Do nothing: epochs are judged."""
-
-    def pretraining_epoch_done(self, *, epoch: int, loss: float) -> None:
-        """Do nothing: nothing is retrieved yet."""
-
-    def epoch_done(self, record: EpochRecord) -> None:
-        """Report the epoch.
-
-        Raises:
-            TrialPruned: The trial is behind the others at this epoch.
-        """
-        self._trial.report(record.macro_recall, record.epoch)
-        if self._trial.should_prune():
-            raise optuna.TrialPruned(str(record.epoch))
+def _digest(*facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Adam in the three forms the settings offer (spec 2.8, 6.3), and a mean of what it leads to.
+"""Adam in the three forms the settings offer, and a mean of what it leads to.
 
 Letters: R table rows, K rows a batch has met, D width.
 """

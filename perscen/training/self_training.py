@@ -2,7 +2,7 @@
 
 What a user clicked in one scenario is a candidate in all others. Once a model has learned a little,
 the candidates that it scores highest in a scenario are positives there too, more of them from epoch
-to epoch: a sparse scenario learns from what the rich ones know of its users (spec 3.4).
+to epoch: a sparse scenario learns from what the rich ones know of its users.
 
 Letters: K candidates, E training rows.
 """

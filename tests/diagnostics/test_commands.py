@@ -63,6 +63,24 @@ def test_clusters_need_no_model(tmp_path) -> None:
     assert "give MODEL and SPLITS, or --clusters and neither" in refused.output
 
 
+def test_an_option_that_would_be_passed_over_is_refused(run, tmp_path) -> None:
+    model = (run["model"], run["splits"], "--codes", 4)
+    built = ("--clusters", 3, "--window", "test")
+    for words, told in (
+        (model, "--codes is for --clusters: a model has its own"),
+        (built, "--window is for MODEL and SPLITS: clusters have none"),
+    ):
+        refused = diagnose("quantiser", *words, "--steps", 5, "--out", tmp_path)
+        assert refused.exit_code == 2
+        assert told in " ".join(refused.output.split())
+
+
+def test_help_shows_examples_line_by_line() -> None:
+    answer = diagnose("quantiser", "--help").output
+    assert "\\b" not in answer
+    assert "\n    perscen diagnose quantiser --clusters 8 --codes 10\n" in answer
+
+
 def test_gates_and_the_case_study_are_drawn(run, tmp_path) -> None:
     assert diagnose("gates", run["model"], run["splits"], "--out", tmp_path).exit_code == 0
     gates = pl.read_csv(tmp_path / "gates.csv")
@@ -105,6 +123,42 @@ def test_a_family_without_codes_gates_or_graph_says_so(run, tmp_path) -> None:
             diagnose(word, run["splits"], "--config", params, "--out", tmp_path)
 
 
+SETTINGS = Config.model_validate(
+    {
+        "run": {"logical_date": "2022-05-05"},
+        "split": {"train_days": 7, "valid_days": 2, "test_days": 2},
+        "model": {"family": "perscen"},
+    }
+)
+
+
+def test_a_trial_of_other_code_is_run_again(tmp_path, monkeypatch) -> None:
+    ran = []
+
+    def trial(*_: object, epochs: int) -> Trial:
+        ran.append(epochs)
+        return Trial(epochs=epochs, best_epoch=1, macro_recall=0.5, recall={}, train_cpu_s=1.0)
+
+    monkeypatch.setattr(trials, "run_trial", trial)
+    for code, number in (("b", 1), ("b", 1), ("c", 2)):
+        kept = Kept(tmp_path, follows_from=["a" * 64, code])
+        kept.run(random_splits(), SETTINGS.model, SETTINGS.train, epochs=2)
+        assert len(ran) == number
+
+
+def test_a_kept_trial_that_cannot_be_read_is_named(tmp_path, monkeypatch) -> None:
+    trial = Trial(epochs=2, best_epoch=1, macro_recall=0.5, recall={}, train_cpu_s=1.0)
+    monkeypatch.setattr(trials, "run_trial", lambda *_, **__: trial)
+    kept = Kept(tmp_path, follows_from=["a" * 64])
+    kept.run(random_splits(), SETTINGS.model, SETTINGS.train, epochs=2)
+    (path,) = tmp_path.iterdir()
+    for broken in (b"{", b"\xff"):
+        path.write_bytes(broken)
+        with pytest.raises(ArtifactError, match="is not a finished trial") as told:
+            kept.run(random_splits(), SETTINGS.model, SETTINGS.train, epochs=2)
+        assert told.value.hint == f"remove {path}, and the trial is run again"
+
+
 def test_trials_that_are_finished_are_not_run_again(tmp_path, monkeypatch) -> None:
     ran = []
 
@@ -116,14 +170,7 @@ def test_trials_that_are_finished_are_not_run_again(tmp_path, monkeypatch) -> No
         return Trial(epochs=epochs, best_epoch=1, macro_recall=0.5, recall=recall, train_cpu_s=1.0)
 
     monkeypatch.setattr(trials, "run_trial", trial)
-    settings = Config.model_validate(
-        {
-            "run": {"logical_date": "2022-05-05"},
-            "split": {"train_days": 7, "valid_days": 2, "test_days": 2},
-            "model": {"family": "perscen"},
-        }
-    )
-    splits, kept = random_splits(), Kept(tmp_path, splits_digest="a" * 64)
+    splits, settings, kept = random_splits(), SETTINGS, Kept(tmp_path, follows_from=["a" * 64])
     with pytest.raises(KeyboardInterrupt):
         trials.compare_remedies(splits, settings, epochs=2, keep=kept)
     found = trials.compare_remedies(splits, settings, epochs=2, keep=kept)

@@ -173,7 +173,7 @@ def test_metrics_and_summary_say_what_the_scores_say(evaluated: World):
     difference = summary["differences"]["champion"]["macro"]
     delta = metrics["candidate"]["recall_5"]["macro"] - metrics["champion"]["recall_5"]["macro"]
     assert difference["delta"] == pytest.approx(delta)
-    assert difference["low"] < delta < difference["high"]
+    assert difference["low"] is None  # too few users
     counted = {(row["slice"], row["scenario"], row["model"]): 0 for row in summary["slices"]}
     for row in summary["slices"]:
         counted[row["slice"], row["scenario"], row["model"]] += row["num_users"]

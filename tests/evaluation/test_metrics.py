@@ -1,4 +1,4 @@
-"""Recall and hits per user, by hand and by the invariants of the specification (7.27, 7.28)."""
+"""Recall and hits per user, by hand and by invariants."""
 
 from __future__ import annotations
 

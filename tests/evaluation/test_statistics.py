@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy import stats
 
@@ -14,6 +15,7 @@ from perscen.evaluation.statistics import (
     resample_means,
     users_needed,
 )
+from perscen.evaluation.summary import summarise
 
 
 def resample(values: np.ndarray, *, resamples: int = 4_000, seed: int = 0) -> np.ndarray:
@@ -101,3 +103,35 @@ def test_each_bound_covers_the_true_difference_as_often_as_it_says(num_users: in
     slack = 4 * np.sqrt(alpha * (1 - alpha) / repetitions)
     assert np.mean([b.low > 0 for b in bounds]) == pytest.approx(alpha, abs=slack)
     assert np.mean([b.high < 0 for b in bounds]) == pytest.approx(alpha, abs=slack)
+
+
+@pytest.mark.parametrize(("num_users", "is_told"), [(1, False), (49, False), (50, True)])
+def test_the_mean_over_scenarios_has_an_interval_where_each_scenario_has_users_enough(
+    num_users, is_told
+):
+    """Few users vary less in resamples than they do; one does not vary at all."""
+    rng = np.random.default_rng(0)
+    users = {"rich": 200, "poor": num_users}
+    scores = pl.concat(
+        pl.DataFrame(
+            {
+                "model": model,
+                "scenario": scenario,
+                "user_id": [f"u{n}" for n in range(num)],
+                "new_user": False,
+                "history_length": 3,
+                "cold_items": 0,
+                "recall_5": rng.random(num),
+                "hits_5": rng.random(num),
+            }
+        )
+        for scenario, num in users.items()
+        for model in ("candidate", "champion")
+    )
+    summary = summarise(scores, ks=(5,), segment_columns=(), index_recall={})
+    macro = summary["differences"]["champion"]["macro"]
+    if is_told:
+        assert macro["low"] < macro["delta"] < macro["high"]
+    else:
+        assert macro["low"] is macro["high"] is None
+    assert summary["differences"]["champion"]["poor"]["low"] is not None  # Student's t

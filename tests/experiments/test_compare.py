@@ -7,19 +7,23 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import psutil
 import pytest
+from filelock import FileLock
 from mlflow import MlflowClient
 
-from components.adapters.comparisons import EXPERIMENT, KEY
-from components.comparison.making import tell
+from components.adapters.comparisons import EXPERIMENT, KEY, ComparisonLog
+from components.comparison.making import make_missing, tell
 from perscen.config import EvaluateConfig
+from perscen.errors import ServiceUnavailable
 from perscen.experiments.processes import Failure, Outcome, make_runs
 from perscen.experiments.rows import ROWS
-from perscen.experiments.runs import Run, Work
+from perscen.experiments.runs import Run, RunFacts, Work
 from perscen.experiments.settings import changed, settings_of
 from tests.conftest import ROOT
 from tests.experiments.small import write_splits
@@ -104,6 +108,159 @@ def test_a_comparison_killed_in_the_middle_goes_on_where_it_was(tmp_path):
     )
     files = [file.path for file in client.list_artifacts(run.info.run_id)]
     assert files == ["per_user.parquet"]
+
+
+BLOCKED = """
+import sys
+from pathlib import Path
+from perscen.config import EvaluateConfig
+from perscen.experiments.processes import make_runs
+from perscen.experiments.rows import ROWS
+from perscen.experiments.runs import Run, Work
+from perscen.experiments.settings import settings_of
+
+if __name__ == "__main__":
+    run = Run(ROWS["random"], settings_of(ROWS["random"], evaluate=EvaluateConfig()), 0)
+    root = Path(sys.argv[1])
+    list(make_runs([run], root / "splits", Work(root / "work", splits_digest="d" * 64), jobs=1))
+"""
+
+
+@pytest.mark.medium
+def test_no_process_outlives_a_killed_parent_whatever_it_does(tmp_path):
+    (tmp_path / "splits").mkdir()
+    os.mkfifo(tmp_path / "splits/scalers.json")  # who reads it waits for ever
+    (tmp_path / "blocked.py").write_text(BLOCKED)
+    parent = subprocess.Popen(
+        [sys.executable, "blocked.py", "."], cwd=tmp_path, env=environment(tmp_path)
+    )
+    gates = []
+
+    def reads() -> bool:
+        with suppress(OSError):  # as long as nobody does
+            gates.append(os.open(tmp_path / "splits/scalers.json", os.O_WRONLY | os.O_NONBLOCK))
+        return bool(gates)
+
+    wait_for(reads, seconds=120)
+    children = psutil.Process(parent.pid).children(recursive=True)
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    for one in alive:
+        one.kill()
+    os.close(gates[0])
+    assert alive == []
+
+
+@pytest.mark.medium
+def test_ctrl_c_ends_a_comparison_in_one_line_however_early_it_comes(tmp_path):
+    write_splits(tmp_path / "splits")
+    started = subprocess.Popen(
+        command(tmp_path, "--jobs", "2"),
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+    def imports() -> bool:
+        children = psutil.Process(started.pid).children()
+        spawned = [one for one in children if "spawn_main" in " ".join(one.cmdline())]
+        return any(one.cpu_times().user > 0.5 for one in spawned)
+
+    wait_for(imports, seconds=240)
+    os.killpg(started.pid, signal.SIGINT)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert "interrupted; nothing half-written was kept" in said
+    assert "Traceback" not in said
+
+
+def finished_run(work: Work, *, recall: float = 0.5) -> Run:
+    """Keep a run of a ranker with three users of one scenario."""
+    row = ROWS["random"]
+    run = Run(row, settings_of(row, evaluate=EvaluateConfig(ks=(5,))), 0)
+    scores = pl.DataFrame(
+        {
+            "scenario": ["home (new)"] * 3,
+            "user_id": ["a", "b", "c"],
+            "num_relevant": [1] * 3,
+            "recall_5": [recall] * 3,
+            "hits_5": [recall] * 3,
+        }
+    )
+    facts = RunFacts(row="random", seed=0, settings=run.settings.tree(), splits_digest="d" * 64)
+    work.keep(run, scores, facts)
+    return run
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch) -> str:
+    """The address of a tracking server, which the environment names."""
+    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    return address
+
+
+def logged_in(server: str) -> list:
+    client = MlflowClient(server)
+    return client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+
+
+@pytest.mark.medium
+def test_a_run_is_logged_once_and_again_when_it_comes_to_something_else(tmp_path, server):
+    work = Work(tmp_path / "work", splits_digest="d" * 64)
+    for recall, known in ((0.5, 1), (0.5, 1), (0.25, 2)):
+        run = finished_run(work, recall=recall)
+        make_missing([run], tmp_path / "splits", work, jobs=1, run_id="r")
+        values = [one.data.metrics["recall_5/macro"] for one in logged_in(server)]
+        assert len(values) == known
+        assert recall in values
+
+
+@pytest.mark.medium
+def test_a_scenario_of_any_name_is_logged_under_one_that_mlflow_takes(tmp_path, server):
+    work = Work(tmp_path / "work", splits_digest="d" * 64)
+    make_missing([finished_run(work)], tmp_path / "splits", work, jobs=1, run_id="r")
+    (run,) = logged_in(server)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["recall_5/home _new_"] == 0.5
+
+
+@pytest.mark.medium
+def test_a_run_that_mlflow_refuses_is_told_as_that_and_the_others_are_logged(server, caplog):
+    log = ComparisonLog(tracking_uri=server)
+    log_run = partial(log.log, tags={}, settings={}, epochs=(), monitor_k=5, files=())
+    log_run("first", metrics={"recall_5/../x": 0.5})
+    log_run("second", metrics={"recall_5/x": 0.5})
+    status = {run.data.tags[KEY]: run.info.status for run in logged_in(server)}
+    assert status == {"first": "FAILED", "second": "FINISHED"}
+    (told,) = caplog.records
+    assert told.message == "tracking server refused a run, the comparison goes on"
+    assert "recall_5/../x" in told.reason
+
+
+@pytest.mark.medium
+def test_a_server_that_is_gone_costs_one_warning(caplog, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    log = ComparisonLog(tracking_uri="http://127.0.0.1:9")
+    for key in ("first", "second"):
+        log.log(key, tags={}, settings={}, metrics={}, epochs=(), monitor_k=5, files=())
+    assert [told.message for told in caplog.records] == [
+        "tracking server not reached, the comparison goes on"
+    ]
+
+
+def test_a_second_comparison_in_one_place_is_told_at_once(tmp_path):
+    work = Work(tmp_path, splits_digest="d" * 64)
+    with (
+        FileLock(tmp_path / ".lock-dddddddddddd"),
+        pytest.raises(ServiceUnavailable) as told,
+    ):
+        make_missing([], tmp_path / "splits", work, jobs=1, run_id="r")
+    assert f"another attempt is still making {work.directory}" in told.value.message
+    assert "--work" in told.value.hint
 
 
 def test_failures_are_told_and_leave_with_the_code_of_the_first(caplog):

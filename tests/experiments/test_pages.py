@@ -9,18 +9,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from components.cli import main
 from components.comparison.files import write_files
 from components.comparison.results import Results, collect
 from components.marks import put_between_marks
-from components.store import payload_digest
 from perscen.config import EvaluateConfig
-from perscen.errors import ArtifactError
+from perscen.errors import ArtifactError, StorageFull
 from perscen.experiments.rows import ROWS, TABLES, Block, Row, Table
 from perscen.experiments.runs import RunFacts, Work, runs_of, seconds_left
 from perscen.experiments.settings import settings_of
 from perscen.training.records import EpochRecord
-from tests.experiments.small import write_splits
+from tests.faults import full_disk
 
 pytestmark = pytest.mark.medium  # each is quick, all together are not
 
@@ -207,6 +205,16 @@ def test_words_around_the_marks_stay_and_a_page_without_marks_is_refused(tmp_pat
     assert page.read_text() == "no marks\n"
 
 
+def test_a_full_disk_leaves_a_page_as_it_was(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Words of ours\n<!-- made by x -->\n<!-- end of x -->\n")
+    before = page.read_text()
+    with full_disk(), pytest.raises(StorageFull, match=r"the disk filled up while writing .*page"):
+        put_between_marks(page, "new\n" * 2_000, made_by="x")
+    assert page.read_text() == before
+    assert list(tmp_path.iterdir()) == [page]
+
+
 def test_ablations_are_told_as_changes_against_the_whole_model(tmp_path):
     work = Work(tmp_path, splits_digest="d" * 64)
     names = {"no_vq": 0.25, "perscen": 0.30}
@@ -283,58 +291,6 @@ def test_the_time_left_follows_from_what_a_rows_runs_have_cost():
     assert seconds_left(todo, known, jobs=2, spent_s=60) == (100 + 2 * 300 - 60) / 2
     assert seconds_left(todo, known, jobs=2, spent_s=60, pace=3) == (3 * 700 - 60) / 2
     assert seconds_left(todo, [], jobs=2, spent_s=60) is None
-
-
-def run_command(*argv: str, capsys) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(["compare", *argv])
-    return left.value.code, *capsys.readouterr()
-
-
-@pytest.fixture
-def quiet(monkeypatch):
-    """Keep the program from changing how this process logs and is stopped."""
-    monkeypatch.setattr("components.cli.logs.configure", lambda **_: None)
-    monkeypatch.setattr("components.cli.signal.signal", lambda *_: None)
-
-
-@pytest.mark.parametrize(
-    ("argv", "says"),
-    [
-        (["--table", "mian"], "no table 'mian'; there are main, ablations, item-tower, sweeps"),
-        (["--families", "dssm_mm"], "no row or family 'dssm_mm'; there are youtube_dnn_s, dssm_s"),
-        (["--table", "main", "--families", "no_vq"], "no row of table main 'no_vq'"),
-        (["--recipe", "best"], "none is named"),
-        (["--families", "perscen", "--recipe", "bets"], "no recipe 'bets'; there are best, paper"),
-        (["--families", "perscen", "--set", "model.heads=2"], "perscen does not"),
-        (["--table", "main", "--families", "perscen", "--set", "model.dropout=0.1"], "as they are"),
-        (["--families", "perscen", "dssm_m", "--table-only"], "no finished run"),
-        (["--families", "perscen"], "evaluate.ks asks for 100 items"),
-    ],
-)
-def test_the_command_says_what_does_not_exist_before_anything_is_trained(
-    argv, says, quiet, tmp_path, capsys, caplog
-):
-    splits = write_splits(tmp_path / "splits", num_users=20)
-    places = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
-    code, _, _ = run_command(str(splits), *argv, *places, capsys=capsys)
-    assert code in (66, 78)
-    assert says in caplog.text
-    assert not list(Path(tmp_path).glob("work/*/*"))
-
-
-def test_the_command_writes_what_is_there_without_training(quiet, tmp_path, capsys):
-    splits = write_splits(tmp_path / "splits", num_users=20)
-    fill(Work(tmp_path / "work", splits_digest=payload_digest(splits)), seeds=2)
-    code, out, _ = run_command(
-        *(str(splits), "--table-only", "--families", "perscen", "dssm_m", "--seeds", "3"),
-        *("--ks", "5", "10", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")),
-        capsys=capsys,
-    )
-    assert code == 0
-    assert "2 of 6 runs are missing" in out
-    assert f"wrote {tmp_path / 'out/rows.md'}" in out
-    assert "perscen 2 of 3, dssm_m 2 of 3" in (tmp_path / "out/rows.md").read_text()
 
 
 def test_a_row_is_shown_under_its_title_whatever_is_set(tmp_path):

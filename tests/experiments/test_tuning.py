@@ -50,6 +50,10 @@ EAGER = replace(
 OF = {"splits": "abc", "recipe": "tiny"}
 
 
+class Killed(BaseException):
+    pass
+
+
 class StepClock:
     """A clock that a training moves by one second per step; one step makes an epoch here."""
 
@@ -144,9 +148,6 @@ def test_a_search_that_was_killed_tries_what_it_would_have_tried(tmp_path: Path,
     for desk in (whole, broken):
         desk.root.mkdir()
 
-    class Killed(BaseException):
-        pass
-
     class Killer(StepClock):
         def step_done(self, *, epoch: int, step: int, num_steps: int) -> None:
             super().step_done(epoch=epoch, step=step, num_steps=num_steps)
@@ -159,7 +160,7 @@ def test_a_search_that_was_killed_tries_what_it_would_have_tried(tmp_path: Path,
         work = broken.root / "work"
         with pytest.raises(Killed):
             tune(splits, EAGER, history, budget, work=work, watchers=lambda _: (killer,))
-    assert (broken.root / "work/checkpoint.pt").exists()
+    assert list(broken.root.glob("work/*/checkpoint.pt"))
     before, _ = broken.trainings()
     broken.search(steps=14, seeds=1, space=EAGER)
     whole.search(steps=22, seeds=1)
@@ -172,6 +173,67 @@ def test_a_search_that_was_killed_tries_what_it_would_have_tried(tmp_path: Path,
         for trials in (resumed, expected)
     ]
     assert facts[0] == facts[1]
+
+
+def test_a_further_seed_that_was_killed_goes_on_from_its_checkpoint(desk: Desk):
+    """Even though trials are made before the finalists get their further seeds."""
+    steps: dict[str, list[tuple[int, int]]] = {}
+
+    class Steps(StepClock):
+        def __init__(self, *, kill: bool) -> None:
+            super().__init__()
+            self._kill = kill
+
+        def watch(self, label: str) -> tuple[Steps]:
+            self._label = label
+            return (self,)
+
+        def step_done(self, *, epoch: int, step: int, num_steps: int) -> None:
+            super().step_done(epoch=epoch, step=step, num_steps=num_steps)
+            steps.setdefault(self._label, []).append((epoch, step))
+            if self._kill and "seed" in self._label and epoch > 2:
+                raise Killed
+
+    def search(clock: Steps) -> Tuned:
+        budget = Budget(minutes=50 / 60, finalists=1, seeds=2, clock=clock)
+        with desk.history(EAGER) as history:
+            return tune(
+                desk.splits, EAGER, history, budget, work=desk.root / "work", watchers=clock.watch
+            )
+
+    with pytest.raises(Killed):
+        search(Steps(kill=True))
+    (killed,) = [label for label in steps if "seed" in label]
+    number = len(desk.trainings()[0])
+    before = len(steps[killed])
+    assert search(Steps(kill=False)).complete
+    assert len(desk.trainings()[0]) > number  # and a trial has had its own checkpoint meanwhile
+    assert steps[killed][before] > (2, 0)
+    assert not (desk.root / "work").exists()
+
+
+def test_settings_are_trained_once(desk: Desk):
+    space = Space(RECIPE, {"model.widths": Choice(choices=((4,), (8, 4)))})
+    found = desk.search(steps=200, space=space)
+    with desk.history(space) as history:
+        tried = [t.settings["model.widths"] for t in history.trials()]
+    assert sorted(tried) == [(4,), (8, 4)]
+    assert len(found.finalists) == 2
+    assert found.complete
+
+
+def test_settings_that_an_older_search_tried_twice_are_one_finalist(desk: Desk):
+    widths = {"model.widths": Choice(choices=((4,), (8, 4)))}
+    space = Space(RECIPE, widths)
+    with desk.history(space) as history:
+        for drawn, recall in (("[4]", 0.3), ("[8, 4]", 0.6), ("[8, 4]", 0.6), ("[4]", 0.3)):
+            history._search.enqueue_trial({"model.widths": drawn})
+            trial = history._search.ask(space.distributions())
+            settings = space.settings(trial.params)
+            recalls = {"s0": recall}
+            history.end_trial(trial, Training(trial.number, 0, "finished", settings, recalls))
+    found = desk.search(steps=0, space=space)
+    assert [f.trial for f in found.finalists] == [1, 0]
 
 
 def test_a_search_that_ran_out_of_time_goes_on_from_its_checkpoint(desk: Desk):

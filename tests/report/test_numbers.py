@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.report.inside import principal_components
+from components.report.recall import difference_table
 from components.report.verdict import interval_bars
 from components.report.words import percent, points
 from perscen.evaluation.metrics import perplexity
@@ -80,3 +81,12 @@ def test_the_map_of_points_on_a_line_is_that_line():
 
 def test_perplexity_is_the_number_of_evenly_used_codes():
     assert perplexity(np.array([3, 3, 0, 3, 3])) == pytest.approx(4.0)
+
+
+def test_a_difference_without_an_interval_has_no_colour():
+    alone = {"delta": 0.01, "low": None, "high": None, "relative": 0.1}
+    sure = {"delta": 0.01, "low": 0.005, "high": 0.015, "relative": 0.1}
+    table = difference_table({"champion": {"1": sure, "macro": alone}}, scenarios=["1"])
+    (_, one, macro) = table.rows[0]
+    assert (one.tone, one.note) == ("good", "+0.50 to +1.50")
+    assert (macro.tone, macro.note) == ("", "too few users for an interval")
