@@ -89,16 +89,23 @@ class Worker:
     def interrupt(self) -> dict[str, Any]:
         """Interrupt what it does and return the answer.
 
-        While a trigger runs, the first signal is a cancellation, which the libraries under the
-        trigger lose if it comes at the wrong moment; asyncio makes an exception of the second.
+        While a trigger runs, a signal is a cancellation first and an exception then, and the
+        libraries under the trigger lose either if it comes at the wrong moment: it is told again.
         """
-        again = threading.Timer(20, self.signal, [signal.SIGINT])
-        again.start()
+        answered = threading.Event()
+
+        def again() -> None:
+            while not answered.wait(20):
+                self.signal(signal.SIGINT)
+
+        self.signal(signal.SIGINT)
+        teller = threading.Thread(target=again)
+        teller.start()
         try:
-            self.signal(signal.SIGINT)
             return self.answer()
         finally:
-            again.cancel()
+            answered.set()
+            teller.join()
 
     def stop(self) -> None:
         """End the process."""

@@ -41,6 +41,7 @@ OTHER_FIELDS: dict[type, dict[str, Any]] = {
         "rule_counts": {},
         "days": [],
         "excluded_days": {},
+        "utc_offset_hours": 8,
     },
     SplitsManifest: {
         "scenarios": [],
