@@ -131,12 +131,17 @@ def _level(results: Results, block: Block, row: str, metric: str, scenario: str)
 
 def _differences(results: Results, metric: str) -> Iterator[str]:
     title = metric.replace("_", "@").capitalize()
-    for subject in (block.subject for block in results.table.blocks):
+    subjects = [block.subject for block in results.table.blocks]
+    for subject in subjects:
         mine = [d for d in results.differences if d.row == subject]
         if mine:
             head = f"`{subject}` minus …, {title}, percentage points"
             yield from _difference_table(results, metric, head, [(f"`{d.other}`", d) for d in mine])
-    beside = [d for d in results.differences if results.rows[d.row].beside == d.other]
+    beside = [
+        d
+        for d in results.differences
+        if results.rows[d.row].beside == d.other and d.row not in subjects
+    ]
     if beside:
         head = f"Change against the row named after it, {title}, percentage points"
         labelled = [(f"`{d.row}` − `{d.other}`", d) for d in beside]
