@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,25 +86,9 @@ class Worker:
         self._process.send_signal(number)
 
     def interrupt(self) -> dict[str, Any]:
-        """Interrupt what it does and return the answer.
-
-        While a trigger runs, a signal is a cancellation first and an exception then, and the
-        libraries under the trigger lose either if it comes at the wrong moment: it is told again.
-        """
-        answered = threading.Event()
-
-        def again() -> None:
-            while not answered.wait(20):
-                self.signal(signal.SIGINT)
-
+        """Interrupt what it does and return the answer."""
         self.signal(signal.SIGINT)
-        teller = threading.Thread(target=again)
-        teller.start()
-        try:
-            return self.answer()
-        finally:
-            answered.set()
-            teller.join()
+        return self.answer()
 
     def stop(self) -> None:
         """End the process."""

@@ -8,6 +8,7 @@ Airflow writes what it likes besides.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -106,6 +107,8 @@ def main() -> None:
     """Make the database, then answer."""
     from airflow.utils.db import initdb
 
+    # A shell starts what it runs in the background with SIGINT ignored, and all below inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     initdb()
     answer({"ready": True})
     for line in sys.stdin:
