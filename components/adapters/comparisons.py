@@ -20,7 +20,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from components.adapters.mlflow_client import refused, without_secrets
+from components.adapters.mlflow_client import experiment, refused, without_secrets
 from components.adapters.tracking import epoch_metrics, flatten, metric_name
 from perscen.training.records import EpochRecord
 
@@ -44,10 +44,7 @@ class ComparisonLog:
         self._logged: set[str] = set()
         with self._talking("open the experiment"):
             client = MlflowClient(self._tracking_uri)
-            found = client.get_experiment_by_name(EXPERIMENT)
-            self._experiment_id = (
-                found.experiment_id if found else client.create_experiment(EXPERIMENT)
-            )
+            self._experiment_id = experiment(client, EXPERIMENT, tracking_uri=self._tracking_uri)
             self._logged = set(_finished_keys(client, self._experiment_id))
             self._client = client
 

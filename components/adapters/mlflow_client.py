@@ -67,6 +67,19 @@ def sqlite_file(tracking_uri: str) -> Path | None:
     return Path(tracking_uri.removeprefix(_SQLITE)).resolve()
 
 
+def experiment(client: MlflowClient, name: str, *, tracking_uri: str) -> str:
+    """Return the id of an experiment, which is made when there is none.
+
+    Its files lie beside the database, wherever the program runs; a server has its own place.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    database = sqlite_file(tracking_uri)
+    place = None if database is None else database.with_name("mlartifacts").as_uri()
+    return str(client.create_experiment(name, artifact_location=place))
+
+
 def without_secrets(text: str) -> str:
     """Return a text in which no address has a user and a password: ``***@`` stands for them."""
     return _CREDENTIALS.sub("://***@", text)

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from components.adapters.mlflow_client import connect, download, sqlite_file, talking
+from components.adapters.mlflow_client import connect, download, experiment, sqlite_file, talking
 from components.adapters.releases import (
     CHAMPION,
     PREVIOUS,
@@ -115,7 +115,7 @@ class Registry:
         tags |= {"fingerprint": ",".join(bundle.fingerprints), "family": manifest.family}
         with self._talk(f"register a version of {self.name!r}"):
             run = self._client.create_run(
-                self._experiment(),
+                experiment(self._client, f"{self.name}-releases", tracking_uri=self.tracking_uri),
                 run_name=f"release-{manifest.lineage.logical_date}",
                 tags={"bundle_id": manifest.bundle_id},
             )
@@ -302,15 +302,6 @@ class Registry:
             token = page.token
             if not token:
                 return versions
-
-    def _experiment(self) -> str:
-        name = f"{self.name}-releases"
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        # Beside the database, wherever the program runs; a server has its own place for artifacts.
-        place = None if self._database is None else self._database.with_name("mlartifacts").as_uri()
-        return str(self._client.create_experiment(name, artifact_location=place))
 
     @contextmanager
     def _lease(self) -> Iterator[None]:

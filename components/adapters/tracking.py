@@ -20,7 +20,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from components.adapters.mlflow_client import without_secrets
+from components.adapters.mlflow_client import experiment, without_secrets
 from perscen.errors import Preempted
 from perscen.training.records import EpochRecord
 
@@ -82,8 +82,7 @@ class Tracker:
 
     def _start(self, tags: Mapping[str, str], settings: Mapping[str, Any]) -> None:
         client = MlflowClient(self._tracking_uri)
-        found = client.get_experiment_by_name(EXPERIMENT)
-        self._experiment_id = found.experiment_id if found else client.create_experiment(EXPERIMENT)
+        self._experiment_id = experiment(client, EXPERIMENT, tracking_uri=self._tracking_uri)
         self._run_id = client.create_run(self._experiment_id, tags=dict(tags)).info.run_id
         self._client = client
         params = [Param(name, str(value)) for name, value in flatten(settings)]

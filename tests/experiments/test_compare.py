@@ -226,6 +226,8 @@ def test_a_scenario_of_any_name_is_logged_under_one_that_mlflow_takes(tmp_path, 
     (run,) = logged_in(server)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["recall_5/home _new_"] == 0.5
+    # Beside the database, wherever the program runs.
+    assert run.info.artifact_uri.startswith((tmp_path / "mlartifacts").as_uri())
 
 
 @pytest.mark.medium
