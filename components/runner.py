@@ -30,6 +30,7 @@ from components.places import (
 from components.store import Artifact, open_artifact, open_raw_log, staged, write_manifest
 from components.surroundings import Surroundings
 from perscen.config import Config, read_config
+from perscen.digests import json_digest
 from perscen.errors import ConfigError
 from perscen.manifests import AnyManifest
 
@@ -182,7 +183,7 @@ def _stamp(
         "step": step.name,
         "logical_date": logical_date,
         "code_version": code_version(step),
-        "config_digest": hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest(),
+        "config_digest": json_digest(sections),
         "settings": sections,
         "parents": {
             name: a.manifest.digest

@@ -23,14 +23,7 @@ _WIDE: Final = 200
 
 def plain_table(verdict: Verdict) -> str:
     """Return the table as lines of fixed-width text, as wide as it needs, without colours."""
-    console = Console(
-        file=io.StringIO(),
-        width=_WIDE,
-        color_system=None,
-        force_terminal=False,
-        markup=False,
-        emoji=False,
-    )
+    console = Console(file=io.StringIO(), width=_WIDE, color_system=None, force_terminal=False)
     table = verdict_table(verdict)
     table.box, table.pad_edge = SIMPLE_HEAD, False
     with console.capture() as text:

@@ -42,7 +42,7 @@ def staged(target: Path) -> Iterator[Path]:
             stale.rename(target)  # killed between the two renames of a swap
         else:
             shutil.rmtree(stale, ignore_errors=True)
-    scratch = target.parent / f"{_STAGED_PREFIX}{target.name}-{uuid4().hex[:_DIGITS]}"
+    scratch = _scratch_of(target)
     try:
         scratch.mkdir()
         yield scratch
@@ -63,7 +63,7 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         StorageFull: The disk or quota filled up while writing.
     """
-    scratch = path.with_name(f"{_STAGED_PREFIX}{path.name}-{uuid4().hex[:_DIGITS]}")
+    scratch = _scratch_of(path)
     try:
         scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
@@ -78,6 +78,10 @@ def write_whole(path: Path, text: str) -> None:
 def is_scratch(name: str) -> bool:
     """Return whether a name is one that unfinished work has here; a killed run leaves it."""
     return name.startswith(_STAGED_PREFIX)
+
+
+def _scratch_of(target: Path) -> Path:
+    return target.with_name(f"{_STAGED_PREFIX}{target.name}-{uuid4().hex[:_DIGITS]}")
 
 
 def _left_behind(target: Path) -> list[Path]:

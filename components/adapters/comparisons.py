@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
 
-from components.adapters.mlflow_client import experiment, refused, without_secrets
-from components.adapters.tracking import epoch_metrics, flatten, metric_name
+from components.adapters.mlflow_client import experiment, refused
+from components.adapters.tracking import epoch_metrics, log_settings, metric_name, trying
 from perscen.training.records import EpochRecord
 
 logger = logging.getLogger(__name__)
@@ -29,9 +27,8 @@ logger = logging.getLogger(__name__)
 EXPERIMENT: Final = "perscen-compare"
 KEY: Final = "perscen.compare.key"
 """Tag by which a run is known; its artifact says which splits it is on."""
-_AT_ONCE: Final = 100
-"""Parameters MLflow takes in one call."""
-_METRICS_AT_ONCE: Final = 1_000
+_AT_ONCE: Final = 1_000
+"""Metrics MLflow takes in one call."""
 
 
 class ComparisonLog:
@@ -79,12 +76,10 @@ class ComparisonLog:
             for record in epochs
             for name, value in epoch_metrics(record, k=monitor_k).items()
         ]
-        params = [Param(name, str(value)) for name, value in flatten(settings)]
         with self._talking(f"log {key}"), self._run({**tags, KEY: key}) as run_id:
-            for first in range(0, len(params), _AT_ONCE):
-                self._client.log_batch(run_id, params=params[first : first + _AT_ONCE])
-            for first in range(0, len(told), _METRICS_AT_ONCE):
-                self._client.log_batch(run_id, metrics=told[first : first + _METRICS_AT_ONCE])
+            log_settings(self._client, run_id, settings)
+            for first in range(0, len(told), _AT_ONCE):
+                self._client.log_batch(run_id, metrics=told[first : first + _AT_ONCE])
             for path in files:
                 self._client.log_artifact(run_id, str(path))
             self._logged.add(key)
@@ -102,27 +97,16 @@ class ComparisonLog:
                 self._client.set_terminated(run_id, "FAILED")
             raise
 
-    @contextmanager
-    def _talking(self, action: str) -> Iterator[None]:
-        try:
-            with warnings.catch_warnings():
-                # MLflow uses what newer SQLAlchemy releases call deprecated: not ours to mend.
-                warnings.simplefilter("ignore")
-                yield
-        except (MlflowException, SQLAlchemyError, OSError) as exc:
-            happened = "refused a run"
-            if not refused(exc):
-                # One warning, and no further call: each may wait for minutes.
-                self._client = None
-                happened = "not reached"
-            logger.warning(
-                f"tracking server {happened}, the comparison goes on",
-                extra={
-                    "action": action,
-                    "address": without_secrets(self._tracking_uri),
-                    "reason": without_secrets(str(exc))[:300],
-                },
-            )
+    def _talking(self, action: str) -> AbstractContextManager[None]:
+        return trying(action, tracking_uri=self._tracking_uri, give_up=self._give_up)
+
+    def _give_up(self, error: Exception, told: Mapping[str, str]) -> None:
+        happened = "refused a run"
+        if not refused(error):
+            # One warning, and no further call: each may wait for minutes.
+            self._client = None
+            happened = "not reached"
+        logger.warning(f"tracking server {happened}, the comparison goes on", extra=told)
 
 
 def _finished_keys(client: MlflowClient, experiment_id: str) -> Iterator[str]:

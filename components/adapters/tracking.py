@@ -85,9 +85,7 @@ class Tracker:
         self._experiment_id = experiment(client, EXPERIMENT, tracking_uri=self._tracking_uri)
         self._run_id = client.create_run(self._experiment_id, tags=dict(tags)).info.run_id
         self._client = client
-        params = [Param(name, str(value)) for name, value in flatten(settings)]
-        for first in range(0, len(params), _AT_ONCE):
-            client.log_batch(self._run_id, params=params[first : first + _AT_ONCE])
+        log_settings(client, self._run_id, settings)
 
     def _send(self) -> None:
         assert self._client is not None
@@ -101,22 +99,37 @@ class Tracker:
         self._client.set_terminated(self._run_id, status)
 
     def _try(self, action: str, call: Callable[[], None]) -> None:
-        try:
-            with warnings.catch_warnings():
-                # MLflow uses what newer SQLAlchemy releases call deprecated: not ours to mend.
-                warnings.simplefilter("ignore")
-                call()
-        except (MlflowException, SQLAlchemyError, OSError) as exc:
-            # One warning, and no further call until the end: each may wait for minutes.
-            self._client = None
-            logger.warning(
-                "tracking server not reached, training goes on",
-                extra={
-                    "action": action,
-                    "address": without_secrets(self._tracking_uri),
-                    "reason": without_secrets(str(exc))[:300],
-                },
-            )
+        with trying(action, tracking_uri=self._tracking_uri, give_up=self._give_up):
+            call()
+
+    def _give_up(self, _: Exception, told: Mapping[str, str]) -> None:
+        # One warning, and no further call until the end: each may wait for minutes.
+        self._client = None
+        logger.warning("tracking server not reached, training goes on", extra=told)
+
+
+@contextmanager
+def trying(
+    action: str,
+    *,
+    tracking_uri: str,
+    give_up: Callable[[Exception, Mapping[str, str]], None],
+) -> Iterator[None]:
+    """Do what is for looking at alone: trouble with MLflow ends it, and goes no further.
+
+    Args:
+        action: What is done.
+        tracking_uri: The server's address.
+        give_up: Called with the error, and with what a log line may say of it.
+    """
+    try:
+        with warnings.catch_warnings():
+            # MLflow uses what newer SQLAlchemy releases call deprecated: not ours to mend.
+            warnings.simplefilter("ignore")
+            yield
+    except (MlflowException, SQLAlchemyError, OSError) as exc:
+        address, reason = without_secrets(tracking_uri), without_secrets(str(exc))[:300]
+        give_up(exc, {"action": action, "address": address, "reason": reason})
 
 
 @contextmanager
@@ -173,10 +186,17 @@ def metric_name(name: str) -> str:
     return _FOREIGN.sub("_", name)
 
 
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def log_settings(client: MlflowClient, run_id: str, settings: Mapping[str, Any]) -> None:
+    """Log nested settings as parameters under dotted names."""
+    params = [Param(name, str(value)) for name, value in _flatten(settings)]
+    for first in range(0, len(params), _AT_ONCE):
+        client.log_batch(run_id, params=params[first : first + _AT_ONCE])
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the leaves of nested settings under dotted names."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

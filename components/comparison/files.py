@@ -69,30 +69,16 @@ def _differences(results: Results) -> pl.DataFrame:
 
 
 def _runs(results: Results) -> pl.DataFrame:
-    return pl.DataFrame(
-        [
-            (
-                f.row,
-                f.seed,
-                f.best_epoch,
-                f.validation_recall,
-                f.num_parameters,
-                f.train_cpu_s,
-                f.revision,
-            )
-            for facts in results.facts.values()
-            for f in facts
-        ],
-        schema={
-            "row": pl.String,
-            **dict.fromkeys(("seed", "best_epoch"), pl.Int64),
-            "validation_recall": pl.Float64,
-            "num_parameters": pl.Int64,
-            "train_cpu_s": pl.Float64,
-            "revision": pl.String,
-        },
-        orient="row",
-    )
+    schema = {
+        "row": pl.String,
+        **dict.fromkeys(("seed", "best_epoch"), pl.Int64),
+        "validation_recall": pl.Float64,
+        "num_parameters": pl.Int64,
+        "train_cpu_s": pl.Float64,
+        "revision": pl.String,
+    }
+    runs = [one for facts in results.facts.values() for one in facts]
+    return pl.DataFrame({n: [getattr(one, n) for one in runs] for n in schema}, schema=schema)
 
 
 _CSV: Final = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from perscen.data.splits import Splits
 from perscen.diagnostics.kernel_cost import KernelCost, kernel_cost
 from perscen.diagnostics.quantising import remedies
 from perscen.diagnostics.trials import Trial, refinements, run_trial, trial_table
+from perscen.digests import json_digest
 from perscen.errors import ArtifactError, ConfigError
 from perscen.models.config import PerscenConfig
 from perscen.models.perscen import Perscen
@@ -48,8 +47,7 @@ class Kept:
         """
         settings = [*self._follows_from, model.model_dump(mode="json"), epochs]
         settings.append(train.model_dump(mode="json"))
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        path = self._directory / f"{digest[:16]}.json"
+        path = self._directory / f"{json_digest(settings)[:16]}.json"
         if path.exists():
             try:
                 return Trial.model_validate_json(path.read_bytes())

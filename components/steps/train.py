@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -20,6 +19,7 @@ from components.runner import Task
 from components.store import Artifact
 from perscen.config import TrainConfig
 from perscen.data.splits import Splits
+from perscen.digests import json_digest
 from perscen.manifests import ChampionManifest, ModelManifest
 from perscen.models.config import ModelConfig
 from perscen.models.families import load_model, make_model
@@ -127,7 +127,7 @@ def _fingerprint(task: Task, train: TrainConfig) -> str:
     if not train.warm_start:
         parents.pop("champion")
     follows_from = [parents, task.stamp["config_digest"], task.stamp["code_version"]]
-    return _digest(follows_from)
+    return json_digest(follows_from)
 
 
 def _tags(task: Task) -> dict[str, str]:
@@ -163,7 +163,7 @@ def _write(
     return ModelManifest(
         **task.stamp,
         family=towers.family,
-        recipe_digest=_digest({**settings, "train": train}),
+        recipe_digest=json_digest({**settings, "train": train}),
         fingerprint=space_fingerprint(towers, splits.vocabularies),
         num_parameters=sum(parameter.numel() for parameter in towers.parameters()),
         best_epoch=trained.best.epoch,
@@ -185,10 +185,6 @@ def _per_scenario(epochs: list[dict[str, Any]], name: str, *, as_: str) -> list[
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

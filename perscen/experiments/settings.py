@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any, Final
 import yaml
 
 from perscen.config import EvaluateConfig, TrainConfig
+from perscen.digests import json_digest
 from perscen.errors import ConfigError, unknown_name
 from perscen.experiments.rows import ROWS, Row
 from perscen.models.config import FAMILY_CONFIGS, ModelConfig
@@ -50,8 +50,7 @@ class Settings:
     @property
     def digest(self) -> str:
         """Hash of what differs from the defaults: settings that come later do not change it."""
-        text = json.dumps(self.tree(defaults=False), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_digest(self.tree(defaults=False))
 
     def agree_with(self, recorded: Mapping[str, Any]) -> bool:
         """Return whether a run that recorded its whole tree was made with these settings.

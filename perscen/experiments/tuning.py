@@ -8,8 +8,6 @@ seeds alone.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import shutil
 import time
@@ -22,6 +20,7 @@ from typing import Any, Final
 import optuna
 
 from perscen.data.splits import Splits
+from perscen.digests import json_digest
 from perscen.errors import ConfigError, Preempted, TrainingDiverged
 from perscen.experiments.search_history import History, Pruning, Training
 from perscen.experiments.search_space import Space
@@ -186,7 +185,7 @@ class _Search:
     def _finalists(self) -> list[Finalist]:
         finished = [t for t in self._history.trials() if t.outcome == "finished"]
         # Older searches tried some settings twice.
-        first = {_digest(t.settings): t for t in reversed(finished)}
+        first = {json_digest(t.settings): t for t in reversed(finished)}
         best = sorted(first.values(), key=lambda t: (-t.value, t.trial))
         spoilt = {t.trial for t in self._history.confirmations() if t.outcome != "finished"}
         sound = [t for t in best if t.trial not in spoilt]
@@ -223,7 +222,7 @@ class _Search:
         """Train once and say how it went; only being out of time, or a fault of ours, is raised."""
         label = f"trial {number}" + (f", seed {seed}" if seed != self._seed else "")
         # Each has its own: trials come and go while a finalist's further seed waits to go on.
-        place = self._work / _digest(settings, seed)[:_DIGITS]
+        place = self._work / json_digest([settings, seed])[:_DIGITS]
         training = Training(number, seed, "finished", dict(settings), recall={})
         began = self._budget.clock()
         try:
@@ -258,11 +257,9 @@ class _Search:
         seed_torch(seed, "init")
         model = make_model(self._splits.schema, model_config)
         model.start_from(self._splits)
-        fingerprint = _digest(
-            *self._follows_from, model_config.model_dump(), train_config.model_dump()
-        )
+        facts = [*self._follows_from, model_config.model_dump(), train_config.model_dump()]
         checkpoint = Checkpoint(
-            place, fingerprint=fingerprint, every_s=train_config.checkpoint_every_s
+            place, fingerprint=json_digest(facts), every_s=train_config.checkpoint_every_s
         )
         return fit(
             model,
@@ -282,7 +279,3 @@ class _Search:
             facts["macro_recall"] = round(training.value, 5)
         facts["minutes_left"] = int(self._left_s() // 60)
         logger.info("%s %s", label, training.outcome, extra=facts)
-
-
-def _digest(*facts: Any) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -25,6 +25,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from perscen.data.splits import Splits
+from perscen.digests import json_digest
 from perscen.errors import ArtifactError
 from perscen.manifests import Record
 from perscen.retrieval.index import file_stem
@@ -93,7 +94,7 @@ class BundleManifest(Record):
     def content_id(self) -> str:
         """The sha256 over everything else in the manifest, and so over every file."""
         fields = self.model_dump(mode="json", exclude={"bundle_id"})
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+        return json_digest(fields)
 
 
 @dataclass(frozen=True)
