@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -220,13 +221,16 @@ def _run(argv: list[str] | None, signals: Signals) -> int:
         # Click answers with the code of a command that left by Exit, and else with its result.
         ended = program.main(args=argv, prog_name="perscen", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort, Terminated) as exc:
-        return _stopped(exc)
+        return _stopped(signals.raised or exc)
     except Exception as exc:  # noqa: BLE001 (told, with its traceback where it is our bug)
         return _stopped(signals.raised) if signals.raised else _failed(exc)
     return ended if isinstance(ended, int) else 0
 
 
 def _stopped(by: BaseException) -> int:
+    # A signal that comes as a context is being entered leaves it neither entered nor left: it is
+    # left when its generator is let go, which these frames would hold until the process is gone.
+    traceback.clear_frames(by.__traceback__)
     if isinstance(by, Terminated):
         logger.warning("terminated; nothing half-written was kept")
         return TERMINATED
