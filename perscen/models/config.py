@@ -69,9 +69,8 @@ class VqConfig(Section):
     init: Literal["first_batch", "uniform", "kmeans"] = "first_batch"
     ema_decay: float | None = Field(None, gt=0, lt=1)
     revive_after: int | None = Field(None, ge=1)
-    """Steps without use after which a code is moved onto a random row of the batch. With
-    ``train.batch.by_scenario``, fewer than lie between two batches of a sparse scenario take away
-    the codes that it alone uses."""
+    """Steps without use after which a code is moved onto a random row of the batch. What a
+    scenario's latest batch used is in use until its next one, however far that is."""
     mask_empty: bool = False
     """Leave users without a scenario history out of the quantiser's loss."""
 

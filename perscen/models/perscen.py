@@ -6,6 +6,7 @@ width, W width of the fusion, G width of the published vectors.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -73,7 +74,8 @@ class Perscen(FieldTowers):
         self.item_interaction = make_interaction(len(self.item_fields.names), config)
         user_flat, item_flat = self.user_width, self.item_width
         user_width, item_width = fusion_width(user_flat, config), fusion_width(item_flat, config)
-        self.user_preference = ScenarioPreference(user_width, config)
+        num_scenarios = len(schema.scenarios)
+        self.user_preference = ScenarioPreference(user_width, config, num_scenarios=num_scenarios)
         self.item_preference = (
             ItemPreference(item_width, config)
             if config.item_tower.scenario_aware
@@ -99,6 +101,16 @@ class Perscen(FieldTowers):
         """Return vectors ``[P, G]`` of items in scenarios; graph and messages once per item."""
         vector_PG = self._fuse_items(items, index_P, scenario_P).vector_PG
         return self.score.item(vector_PG, items.rows_B[index_P], scenario_P)
+
+    def axis_labels(
+        self, vocabularies: Mapping[str, Sequence[str]]
+    ) -> dict[str, tuple[Sequence[Hashable], ...]]:
+        """Return what rows stand for: of tables, and of what scenarios used of the codebook."""
+        labels = super().axis_labels(vocabularies)
+        for name in self.state_dict():
+            if name.endswith(".used_SK"):
+                labels[name] = (self.schema.scenarios,)
+        return labels
 
     @torch.no_grad()
     def inspect(self, users: UserBatch) -> Inspection:

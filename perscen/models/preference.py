@@ -31,7 +31,7 @@ class Preference(NamedTuple):
 class ScenarioPreference(nn.Module):
     """The user side: the scenario's own history and the scenario itself, eqs. (7)-(12)."""
 
-    def __init__(self, width: int, config: PerscenConfig) -> None:
+    def __init__(self, width: int, config: PerscenConfig, *, num_scenarios: int) -> None:
         super().__init__()
         Z = config.pref.dim
         self._mask_empty = config.vq.mask_empty
@@ -39,7 +39,11 @@ class ScenarioPreference(nn.Module):
         self.reads_history = config.pref.sequence == "spec"
         if self.reads_history:
             self.project = mlp(config.emb.dim, HIDDEN, Z)
-            self.quantise = Quantiser(Z, config.vq) if config.vq.codebook_size else None
+            self.quantise = (
+                Quantiser(Z, config.vq, num_scenarios=num_scenarios)
+                if config.vq.codebook_size
+                else None
+            )
         self.fuse = mlp(2 * Z if self.reads_history else Z, config.out_dim, width)
 
     def forward(
@@ -67,7 +71,7 @@ class ScenarioPreference(nn.Module):
             counted_B = nonempty_B if self._mask_empty else None
             if num_ranks() > 1 and self.quantise.starts:
                 self._start_codes(self.quantise, history_BD, counted_B)
-            own_BZ, loss, codes_B = self.quantise(own_BZ, counted_B)
+            own_BZ, loss, codes_B = self.quantise(own_BZ, counted_B, scenario_B)
         both = torch.cat([own_BZ, spread(scenario_SZ, scenario_B)], dim=1)
         return Preference(self.fuse(both), loss, codes_B)
 

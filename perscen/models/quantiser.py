@@ -1,7 +1,7 @@
 """The codebook shared by all scenarios, eqs. (8)-(10), with its options.
 
 In a training shared by several ranks, upkeep and loss are those of the whole batch on every rank.
-Letters: B rows (of this rank), A rows of all ranks, K codes, Z preference width.
+Letters: B rows (of this rank), A rows of all ranks, K codes, S scenarios, Z preference width.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Quantiser(nn.Module):
     batch, follows it by moving averages, and revives dead codes.
     """
 
-    def __init__(self, dim: int, config: VqConfig) -> None:
+    def __init__(self, dim: int, config: VqConfig, *, num_scenarios: int = 1) -> None:
         super().__init__()
         self.config = config
         num = config.codebook_size
@@ -59,28 +59,39 @@ class Quantiser(nn.Module):
             self.register_buffer("started", torch.tensor(False))
         if config.revive_after is not None:
             self.register_buffer("idle_K", torch.zeros(num, dtype=torch.int64))
+            self.register_buffer("used_SK", torch.zeros(num_scenarios, num, dtype=torch.bool))
         self.started: Tensor
         self.share_K: Tensor
         self.mean_KZ: Tensor
         self.idle_K: Tensor
+        self.used_SK: Tensor
 
     @property
     def starts(self) -> bool:
         """Whether the codes are still to be started from the rows of a batch."""
         return self.training and self.config.init != "uniform" and not bool(self.started)
 
-    def forward(self, z_BZ: Tensor, counted_B: Tensor | None = None) -> Quantised:
+    def forward(
+        self,
+        z_BZ: Tensor,
+        counted_B: Tensor | None = None,
+        scenario_B: Tensor | None = None,
+    ) -> Quantised:
         """Return each row plus its nearest code.
 
         Args:
             z_BZ: The encoder's output.
             counted_B: Bool, the rows that enter the loss and the codebook's upkeep; None for all.
+            scenario_B: Each row's scenario; None when all are of the first.
         """
+        if scenario_B is None:
+            scenario_B = torch.zeros(len(z_BZ), dtype=torch.int64, device=z_BZ.device)
         with full_precision(z_BZ):
-            return self._quantise(z_BZ.to(self.codes_KZ.dtype), counted_B)
+            return self._quantise(z_BZ.to(self.codes_KZ.dtype), counted_B, scenario_B)
 
-    def _quantise(self, z_BZ: Tensor, counted_B: Tensor | None) -> Quantised:
-        own_BZ = z_BZ.detach() if counted_B is None else z_BZ.detach()[counted_B]
+    def _quantise(self, z_BZ: Tensor, counted_B: Tensor | None, scenario_B: Tensor) -> Quantised:
+        counted = slice(None) if counted_B is None else counted_B
+        own_BZ = z_BZ.detach()[counted]
         if self.starts:
             self.start(own_BZ)
         codes_B = self.nearest(z_BZ.detach())
@@ -88,8 +99,7 @@ class Quantiser(nn.Module):
         num_rows = self._count(own_BZ)
         loss = self._loss(z_BZ, code_BZ, counted_B, num_rows)
         if self.training and num_rows:
-            own_codes_B = codes_B if counted_B is None else codes_B[counted_B]
-            self._keep(own_BZ, own_codes_B, num_rows)
+            self._keep(own_BZ, codes_B[counted], scenario_B[counted], num_rows)
         return Quantised(self._add(z_BZ, code_BZ), loss, codes_B)
 
     @torch.no_grad()
@@ -158,22 +168,38 @@ class Quantiser(nn.Module):
         self.started.fill_(True)
 
     @torch.no_grad()
-    def _keep(self, z_BZ: Tensor, codes_B: Tensor, num_rows: int) -> None:
-        """Move the codes by their moving averages, then revive those that nobody used for long."""
-        if self.config.ema_decay is None and self.config.revive_after is None:
-            return
+    def _keep(self, z_BZ: Tensor, codes_B: Tensor, scenario_B: Tensor, num_rows: int) -> None:
+        """Move the codes by their moving averages, then revive the dead ones."""
+        if self.config.ema_decay is not None:
+            self._follow(z_BZ, codes_B, num_rows, decay=self.config.ema_decay)
+        if self.config.revive_after is not None:
+            dead_K = self._dead(codes_B, scenario_B, after=self.config.revive_after)
+            self._revive(z_BZ, dead_K, num_rows)
+
+    def _follow(self, z_BZ: Tensor, codes_B: Tensor, num_rows: int, *, decay: float) -> None:
         totals = sum_over_ranks(*self._totals(z_BZ, codes_B))
         share_K, mean_KZ = (total / num_rows for total in totals)
-        if self.config.ema_decay is not None:
-            self.share_K.lerp_(share_K, 1 - self.config.ema_decay)
-            self.mean_KZ.lerp_(mean_KZ, 1 - self.config.ema_decay)
-            moved_KZ = self.mean_KZ / (self.share_K + EMA_SMOOTHING)[:, None]
-            in_use_K1 = self.share_K[:, None] > EMA_LEAST_SHARE
-            self.codes_KZ.copy_(torch.where(in_use_K1, moved_KZ, self.codes_KZ))
-        if self.config.revive_after is not None:
-            self.idle_K += 1
-            self.idle_K[share_K > 0] = 0
-            self._revive(z_BZ, self.idle_K >= self.config.revive_after, num_rows)
+        self.share_K.lerp_(share_K, 1 - decay)
+        self.mean_KZ.lerp_(mean_KZ, 1 - decay)
+        moved_KZ = self.mean_KZ / (self.share_K + EMA_SMOOTHING)[:, None]
+        in_use_K1 = self.share_K[:, None] > EMA_LEAST_SHARE
+        self.codes_KZ.copy_(torch.where(in_use_K1, moved_KZ, self.codes_KZ))
+
+    def _dead(self, codes_B: Tensor, scenario_B: Tensor, *, after: int) -> Tensor:
+        """Return bool ``[K]``, the codes that nobody used for long.
+
+        Batches of one scenario each let a sparse one wait: what its latest batch used is in use
+        until its next says otherwise.
+        """
+        rows_SK = torch.zeros_like(self.used_SK, dtype=torch.int64)
+        one_B = torch.ones_like(codes_B)
+        rows_SK.index_put_((scenario_B, codes_B), one_B, accumulate=True)
+        (rows_SK,) = sum_over_ranks(rows_SK)
+        here_S1 = rows_SK.any(dim=1, keepdim=True)
+        self.used_SK.copy_(torch.where(here_S1, rows_SK > 0, self.used_SK))
+        self.idle_K += 1
+        self.idle_K.masked_fill_(rows_SK.any(dim=0), 0)
+        return (self.idle_K >= after) & ~self.used_SK.any(dim=0)
 
     def _revive(self, z_BZ: Tensor, dead_K: Tensor, num_rows: int) -> None:
         """Move dead codes onto random rows of the whole batch."""

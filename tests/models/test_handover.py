@@ -19,7 +19,7 @@ from tests.models.test_options import SPLITS, config
 
 def test_a_warm_start_matches_rows_by_value_when_vocabularies_and_scenarios_move() -> None:
     splits = random_splits()
-    settings = config(item_bias="popularity")
+    settings = config(item_bias="popularity", **{"vq.revive_after": 1})
     torch.manual_seed(0)
     old = Perscen(splits.schema, settings)
     train(old, splits, steps=2, lr=0.01)
@@ -47,6 +47,10 @@ def test_a_warm_start_matches_rows_by_value_when_vocabularies_and_scenarios_move
     ours, theirs = new.state_dict(), old.state_dict()
     assert torch.equal(ours["scenario_SD"][[2, 0]], theirs["scenario_SD"])
     assert torch.equal(ours["scenario_SD"][1], before["scenario_SD"][1])
+    used = "user_preference.quantise.used_SK"
+    assert theirs[used].any()
+    assert torch.equal(ours[used][[2, 0]], theirs[used])
+    assert not ours[used][1].any()
     prior = "score.prior.log_share_RSK"
     assert theirs[prior].any()
     assert torch.equal(ours[prior], before[prior]), "yesterday's counts are not today's"

@@ -131,6 +131,20 @@ def test_a_code_nobody_uses_is_revived_after_the_given_number_of_steps() -> None
     assert (z == quantiser.codes_KZ[1]).all(dim=1).any()
 
 
+def test_what_a_sparse_scenario_used_waits_for_its_next_batch() -> None:
+    config = VqConfig(codebook_size=3, init="uniform", revive_after=2)
+    quantiser = Quantiser(1, config, num_scenarios=2).train()
+    with torch.no_grad():
+        quantiser.codes_KZ.copy_(torch.tensor([[0.0], [10.0], [20.0]]))
+    in_rich, in_sparse = torch.zeros(6, dtype=torch.int64), torch.ones(2, dtype=torch.int64)
+    quantiser(torch.full((2, 1), 9.0), scenario_B=in_sparse)
+    for _ in range(9):
+        quantiser(torch.zeros(6, 1), scenario_B=in_rich)
+    assert quantiser.codes_KZ.flatten().tolist() == [0, 10, 0], "the third alone was nobody's"
+    quantiser(torch.full((2, 1), 0.5), scenario_B=in_sparse)  # its next batch needs it no more
+    assert quantiser.codes_KZ[1].item() == 0.5
+
+
 def test_masked_rows_leave_loss_and_codebook_alone() -> None:
     quantiser, z = made(VqConfig(codebook_size=2, init="uniform", mask_empty=True), 6, 0)
     counted = torch.tensor([True, True, False, True, False, False])
@@ -140,7 +154,8 @@ def test_masked_rows_leave_loss_and_codebook_alone() -> None:
 
 def test_without_a_codebook_the_preference_is_z_and_the_loss_zero() -> None:
     torch.manual_seed(0)
-    side = ScenarioPreference(4, PerscenConfig(out_dim=4, vq=VqConfig(codebook_size=0)))
+    config = PerscenConfig(out_dim=4, vq=VqConfig(codebook_size=0))
+    side = ScenarioPreference(4, config, num_scenarios=2)
     history, scenario = torch.randn(3, 16), torch.randn(2, 16)
     got = side(history, None, scenario, torch.tensor([0, 1, 1]))
     p_s = side.encode_scenario(scenario)[[0, 1, 1]]
