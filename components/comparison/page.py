@@ -49,7 +49,8 @@ def _head(results: Results) -> Iterator[str]:
     if results.differences:
         yield (
             "Intervals and p-values (two-sided, not adjusted for how many there are) are from a "
-            f"paired bootstrap, {RESAMPLES:,} resamples of seeds and, within, of users."
+            f"paired bootstrap of users, {RESAMPLES:,} resamples, and from what seeds differ by "
+            "(Student's t)."
         )
         if any(_trained_once(results, row) for row in results.facts):
             yield (

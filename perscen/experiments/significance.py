@@ -1,10 +1,11 @@
-"""How sure a difference of two rows is: a bootstrap over seeds, and over users within.
+"""How sure a difference of two rows is: a bootstrap over users, and what seeds vary by.
 
-A resample draws each row's seeds with replacement, then users. Users are drawn once for all rows,
-seeds and scenarios: two rows are compared on the same users, and a user of several scenarios counts
-alike in all. A bootstrap of n seeds has (n - 1) / n of the variance that their mean has, much less
-where seeds are few, so what a draw of seeds weighs is taken away from even by sqrt(n / (n - 1)). Of
-one seed nothing follows about others: its intervals hold the chance of users alone.
+A resample draws users with replacement, once for all rows, seeds and scenarios: two rows are
+compared on the same users, and a user of several scenarios counts alike in all. Within it each
+row's mean over seeds is drawn from Student's t distribution for that many seeds (Student 1908,
+Biometrika 6): of a few seeds resampled themselves, the intervals leave out the truth too often.
+What a seed makes of single users counts in both draws, so intervals are rather too wide. Of one
+seed nothing follows about others: its intervals hold the chance of users alone.
 
 Letters: R resamples, N users of a scenario, C columns (row, seed, metric).
 """
@@ -139,15 +140,17 @@ def resample(scores: Scores, metrics: Sequence[str], *, seed: int = 0) -> Resamp
 def _draw_seeds(row: str, num_seeds: int, *, seed: int) -> Floats:
     """Return the weight ``[R, S]`` of each seed in each resample; a resample's add up to 1.
 
-    As far from even as makes their mean vary by what seeds vary by over the square root of S.
+    Of values x they make the mean of x plus t times its standard error, where t has S - 1 degrees
+    of freedom; whatever the values are, so that scenarios and metrics vary together.
     """
+    if num_seeds == 1:
+        return np.ones((RESAMPLES, 1))
     rng = np.random.default_rng([seed, *row.encode()])
-    picks_RS = rng.integers(num_seeds, size=(RESAMPLES, num_seeds))
-    one_hot_RSS = picks_RS[:, :, None] == np.arange(num_seeds)
-    even = 1 / num_seeds
-    weights_RS: Floats = one_hot_RSS.mean(axis=1)
-    if num_seeds > 1:
-        weights_RS = even + (weights_RS - even) * math.sqrt(num_seeds / (num_seeds - 1))
+    normal_RS = rng.standard_normal((RESAMPLES, num_seeds))
+    centred_RS = normal_RS - normal_RS.mean(axis=1, keepdims=True)
+    freedom = num_seeds - 1
+    spread_R1 = np.sqrt(freedom / rng.chisquare(freedom, size=(RESAMPLES, 1)))
+    weights_RS: Floats = 1 / num_seeds + centred_RS * spread_R1 / math.sqrt(num_seeds * freedom)
     return weights_RS
 
 

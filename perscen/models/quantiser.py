@@ -6,7 +6,7 @@ Letters: B rows (of this rank), A rows of all ranks, K codes, S scenarios, Z pre
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,14 @@ class Quantiser(nn.Module):
     def starts(self) -> bool:
         """Whether the codes are still to be started from the rows of a batch."""
         return self.training and self.config.init != "uniform" and not bool(self.started)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **options: Any
+    ) -> None:
+        if self.config.revive_after is not None:
+            # Models saved before have none: no answer depends on it, and training finds it again.
+            state_dict.setdefault(f"{prefix}used_SK", self.used_SK)
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
 
     def forward(
         self,

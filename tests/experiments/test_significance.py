@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
 from perscen.errors import ArtifactError
 from perscen.experiments.significance import MACRO, resample
@@ -45,18 +44,27 @@ def test_users_alone_give_the_standard_error_of_a_paired_mean():
     assert difference.high - difference.low == pytest.approx(2 * 1.96 * error, rel=0.05)
 
 
-@pytest.mark.parametrize("levels", [(0.1, 0.6), (0.1, 0.2, 0.35, 0.6)])
-def test_seeds_alone_give_the_quantiles_of_all_draws_as_wide_as_their_mean_varies(levels):
-    # All users of a seed are alike, so a resample is one of the S^S draws of S seeds.
+@pytest.mark.parametrize("levels", [(0.1, 0.6), (0.1, 0.2, 0.6), (0.1, 0.2, 0.35, 0.4, 0.6)])
+def test_seeds_alone_give_the_interval_of_students_t(levels):
     by_seed = {n: scores({"x": np.full(80, level)}) for n, level in enumerate(levels)}
     level = resample({"a": by_seed}, ["recall_5"]).level("a", "recall_5", "x")
-    every_draw = np.mean(list(itertools.product(levels, repeat=len(levels))), axis=1).repeat(99)
     assert level.value == pytest.approx(np.mean(levels))
-    # The draws vary less than the mean of so many seeds does.
-    wider = np.std(levels, ddof=1) / np.sqrt(len(levels)) / every_draw.std()
-    low, high = wider * (np.quantile(every_draw, [0.025, 0.975]) - level.value)
-    assert level.low == pytest.approx(level.value + low, abs=0.013)
-    assert level.high == pytest.approx(level.value + high, abs=0.013)
+    low, high = stats.t.interval(
+        0.95, len(levels) - 1, loc=np.mean(levels), scale=stats.sem(levels)
+    )
+    width = high - low
+    assert level.low == pytest.approx(low, abs=0.05 * width)
+    assert level.high == pytest.approx(high, abs=0.05 * width)
+
+
+def test_scenarios_share_their_draws_of_seeds():
+    # A seed good in one scenario is as bad in the other: their mean never varies.
+    frames = {
+        n: scores({"x": np.full(80, level), "y": np.full(80, 0.8 - level)})
+        for n, level in enumerate((0.1, 0.2, 0.6))
+    }
+    macro = resample({"a": frames}, ["recall_5"]).level("a", "recall_5", MACRO)
+    assert (macro.low, macro.high) == pytest.approx((0.4, 0.4))
 
 
 def test_both_add_up_and_one_model_that_is_lucky_with_seeds_proves_nothing():
@@ -68,10 +76,10 @@ def test_both_add_up_and_one_model_that_is_lucky_with_seeds_proves_nothing():
         "a", "b", "recall_5", "x"
     )
     assert difference.value == pytest.approx(0.01)
-    assert difference.low < -0.07  # both draws are the bad seed in a quarter of resamples
-    assert difference.high > 0.09
+    assert difference.low < -0.9  # of two seeds 9 points off their mean almost nothing follows
+    assert difference.high > 0.9
     assert difference.sign == 0
-    assert difference.p_value == pytest.approx(0.5, abs=0.03)
+    assert difference.p_value == pytest.approx(2 * stats.t.sf(0.01 / 0.09, 1), abs=0.03)
 
 
 def test_a_certain_difference_has_the_smallest_p_there_is_and_no_difference_has_one():

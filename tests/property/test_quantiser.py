@@ -145,6 +145,16 @@ def test_what_a_sparse_scenario_used_waits_for_its_next_batch() -> None:
     assert quantiser.codes_KZ[1].item() == 0.5
 
 
+def test_models_saved_before_scenarios_were_told_apart_still_load() -> None:
+    config = VqConfig(codebook_size=3, revive_after=2)
+    old = Quantiser(1, config, num_scenarios=2)
+    weights = {name: value for name, value in old.state_dict().items() if name != "used_SK"}
+    loaded = Quantiser(1, config, num_scenarios=2)
+    loaded.load_state_dict(weights)
+    assert torch.equal(loaded.codes_KZ, old.codes_KZ)
+    assert not loaded.used_SK.any()
+
+
 def test_masked_rows_leave_loss_and_codebook_alone() -> None:
     quantiser, z = made(VqConfig(codebook_size=2, init="uniform", mask_empty=True), 6, 0)
     counted = torch.tensor([True, True, False, True, False, False])
