@@ -1,11 +1,11 @@
 """How sure a difference of two rows is: a bootstrap over users, and what seeds vary by.
 
 A resample draws users with replacement, once for all rows, seeds and scenarios: two rows are
-compared on the same users, and a user of several scenarios counts alike in all. Within it each
-row's mean over seeds is drawn from Student's t distribution for that many seeds (Student 1908,
-Biometrika 6): of a few seeds resampled themselves, the intervals leave out the truth too often.
-What a seed makes of single users counts in both draws, so intervals are rather too wide. Of one
-seed nothing follows about others: its intervals hold the chance of users alone.
+compared on the same users, and a user of several scenarios counts alike in all. To it comes what
+each row's mean over seeds may be off by, drawn from Student's t distribution for that many seeds
+(Student 1908, Biometrika 6): of a few seeds resampled themselves, the intervals leave out the truth
+too often. What a seed makes of single users counts in both, so intervals are rather too wide. Of
+one seed nothing follows about others: its intervals hold the chance of users alone.
 
 Letters: R resamples, N users of a scenario, C columns (row, seed, metric).
 """
@@ -123,13 +123,14 @@ def resample(scores: Scores, metrics: Sequence[str], *, seed: int = 0) -> Resamp
     drawn: dict[tuple[str, str, str], Floats] = {}
     for row in scores:
         of_row = [number for number, (name, _) in enumerate(columns) if name == row]
-        counts_RS = _draw_seeds(row, len(of_row), seed=seed)
+        chance_RS = _draw_seeds(row, len(of_row), seed=seed)
         for number, metric in enumerate(metrics):
             column_S = [len(metrics) * place + number for place in of_row]
             for scenario, group, means_RC in zip(scenarios, groups, resampled, strict=True):
-                means[row, metric, scenario] = float(group.values_NC[:, column_S].mean())
-                drawn[row, metric, scenario] = np.einsum(
-                    "rs,rs->r", counts_RS, means_RC[:, column_S]
+                of_seed_S = group.values_NC[:, column_S].mean(axis=0)
+                means[row, metric, scenario] = float(of_seed_S.mean())
+                drawn[row, metric, scenario] = (
+                    means_RC[:, column_S].mean(axis=1) + chance_RS @ of_seed_S
                 )
             of_metric = [(row, metric, scenario) for scenario in scenarios]
             means[row, metric, MACRO] = float(np.mean([means[key] for key in of_metric]))
@@ -138,20 +139,20 @@ def resample(scores: Scores, metrics: Sequence[str], *, seed: int = 0) -> Resamp
 
 
 def _draw_seeds(row: str, num_seeds: int, *, seed: int) -> Floats:
-    """Return the weight ``[R, S]`` of each seed in each resample; a resample's add up to 1.
+    """Return weights ``[R, S]`` of seeds that make of values what their mean may be off by.
 
-    Of values x they make the mean of x plus t times its standard error, where t has S - 1 degrees
-    of freedom; whatever the values are, so that scenarios and metrics vary together.
+    That is t times the mean's standard error, where t has S - 1 degrees of freedom; whatever the
+    values are, so that scenarios and metrics vary together.
     """
     if num_seeds == 1:
-        return np.ones((RESAMPLES, 1))
+        return np.zeros((RESAMPLES, 1))
     rng = np.random.default_rng([seed, *row.encode()])
     normal_RS = rng.standard_normal((RESAMPLES, num_seeds))
     centred_RS = normal_RS - normal_RS.mean(axis=1, keepdims=True)
     freedom = num_seeds - 1
     spread_R1 = np.sqrt(freedom / rng.chisquare(freedom, size=(RESAMPLES, 1)))
-    weights_RS: Floats = 1 / num_seeds + centred_RS * spread_R1 / math.sqrt(num_seeds * freedom)
-    return weights_RS
+    chance_RS: Floats = centred_RS * spread_R1 / math.sqrt(num_seeds * freedom)
+    return chance_RS
 
 
 def _check_alike(columns: Sequence[tuple[str, int]], frames: Sequence[pl.DataFrame]) -> None:
