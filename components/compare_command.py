@@ -119,15 +119,16 @@ def compare(
       perscen compare artifacts/splits --families perscen --set model.gnn.layers=2 train.optim.lr=0.001
       perscen compare artifacts/splits --families m5 sass --recipe best --table-only
     """  # noqa: D301, E501 (click reads the backspace: keep these lines as they are)
-    from components.comparison.files import write_files
+    from components.comparison.files import check_place, write_files
     from components.comparison.making import make_missing, tell
     from components.comparison.results import collect
     from components.store import open_artifact, payload_digest
     from perscen.config import EvaluateConfig
+    from perscen.experiments.making import PinnedSplits
     from perscen.experiments.runs import Work, runs_of
     from perscen.experiments.settings import read_changes, settings_of
 
-    open_artifact(splits, kind="splits")
+    artifact = open_artifact(splits, kind="splits")
     changes = read_changes(given)
     table, rows = _asked(table_name, names, without=without, recipe=recipe, changes=changes)
     evaluate = EvaluateConfig(ks=tuple(sorted(set(ks))))
@@ -135,9 +136,11 @@ def compare(
     # What was computed on equal files stays valid, whatever code the split step has by now.
     work = Work(work_dir, splits_digest=payload_digest(splits))
     failures: list[Outcome] = []
+    check_place(table, out, name=name or table.name)
     if not table_only:
-        _check(runs, splits, evaluate)
-        failures = make_missing(runs, splits, work, jobs=jobs, run_id=surroundings.run_id)
+        _check(runs, splits, evaluate, may_leave_out=table_name is not None or not names)
+        pinned = PinnedSplits(splits, artifact.manifest.digest)
+        failures = make_missing(runs, pinned, work, jobs=jobs, run_id=surroundings.run_id)
     if failures and len(failures) == len(runs):  # there is nothing to write
         raise click.exceptions.Exit(tell(failures))
     results = collect(table, rows, runs, work)
@@ -161,8 +164,8 @@ def _asked(
     """Return the table that is asked for and its rows.
 
     Raises:
-        ConfigError: There is no such table or row, the table has no such row, or nothing that is
-            asked for follows from ``recipe`` and ``changes``.
+        ConfigError: There is no such table or row, the table has no such row or none is left of
+            it, or nothing that is asked for follows from ``recipe`` and ``changes``.
     """
     from perscen.errors import ConfigError, unknown_name
     from perscen.experiments.rows import ROWS, TABLES, Block, Table
@@ -201,14 +204,27 @@ def _asked(
         if name not in table.rows:
             raise unknown_name(f"row of table {table.name}", name, table.rows)
     wanted = [name for name in table.rows if name in (names or table.rows) and name not in without]
+    if not wanted:
+        raise ConfigError(
+            f"nothing is left of table {table.name} without {', '.join(dict.fromkeys(without))}",
+            hint="leave out fewer of its rows",
+        )
     return table.only(wanted), [ROWS[name] for name in wanted]
 
 
-def _check(runs: Sequence[Run], splits_dir: Path, evaluate: EvaluateConfig) -> None:
+def _check(
+    runs: Sequence[Run], splits_dir: Path, evaluate: EvaluateConfig, *, may_leave_out: bool
+) -> None:
     """Check every row against the data before anything is trained.
 
+    Args:
+        runs: What is to be made.
+        splits_dir: Of these.
+        evaluate: How.
+        may_leave_out: Whether rows can be left out by ``--without``.
+
     Raises:
-        ConfigError: A row cannot be made of these data, or a K is larger than the catalogue.
+        ConfigError: Rows cannot be made of these data, or a K is larger than the catalogue.
         ArtifactError: A scenario has no test user.
     """
     from perscen.data.splits import Splits
@@ -218,9 +234,29 @@ def _check(runs: Sequence[Run], splits_dir: Path, evaluate: EvaluateConfig) -> N
 
     splits = Splits.open(splits_dir)
     check_test(splits, evaluate)
+    faults: dict[str, list[str]] = {}  # by message: one thing can be wrong with many rows
+    hints: dict[str, None] = {}
+    fine: list[str] = []
     for run in runs:
-        if run.seed == 0:
-            try:
-                check_run(run, splits)
-            except ConfigError as exc:
-                raise ConfigError(f"row {run.row.name}: {exc.message}", hint=exc.hint) from exc
+        if run.seed > 0:
+            continue
+        try:
+            check_run(run, splits)
+            fine.append(run.row.name)
+        except ConfigError as exc:
+            faults.setdefault(exc.message, []).append(run.row.name)
+            if exc.hint:
+                hints[exc.hint] = None
+    if not faults:
+        return
+    if fine:
+        broken = [name for names in faults.values() for name in names]
+        others = f"add --without {' '.join(broken)}"
+        if not may_leave_out:
+            others = f"--families {' '.join(fine)}"
+        hints[f"compare the others: {others}"] = None
+    told = (
+        f"row{'s' if len(names) > 1 else ''} {', '.join(names)}: {message}"
+        for message, names in faults.items()
+    )
+    raise ConfigError("\n  ".join(told), hint="; or ".join(hints))

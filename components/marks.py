@@ -17,6 +17,16 @@ def put_between_marks(path: Path, text: str, *, made_by: str) -> None:
         ArtifactError: The page has no such marks, or has them more than once.
         StorageFull: There is no room; the page is as it was.
     """
+    before, after = around_marks(path, made_by=made_by)
+    write_whole(path, f"{before}\n{text}{after}")
+
+
+def around_marks(path: Path, *, made_by: str) -> tuple[str, str]:
+    """Return a page up to its first mark and from its second on, both with the mark.
+
+    Raises:
+        ArtifactError: The page has no such marks, or has them more than once.
+    """
     begin, end = f"<!-- made by {made_by} -->", f"<!-- end of {made_by} -->"
     page = path.read_text(encoding="utf-8") if path.exists() else f"{begin}\n{end}\n"
     if page.count(begin) != 1 or page.count(end) != 1 or page.index(end) < page.index(begin):
@@ -24,5 +34,4 @@ def put_between_marks(path: Path, text: str, *, made_by: str) -> None:
             f"{path} has no place for the text: it needs one line {begin!r} and below it {end!r}",
             hint="add the two lines where the text belongs, or name another page",
         )
-    before, after = page[: page.index(begin)], page[page.index(end) + len(end) :]
-    write_whole(path, f"{before}{begin}\n{text}{end}{after}")
+    return page[: page.index(begin) + len(begin)], page[page.index(end) :]

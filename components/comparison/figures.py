@@ -9,7 +9,7 @@ from markupsafe import Markup
 from components.comparison.results import Results
 from components.report.drawing import PAPER, PERCENT, WIDTH, drawing, series, standalone
 from components.report.figures import Estimate, recalls
-from components.report.words import percent
+from components.report.words import percent, short
 from perscen.experiments.rows import Sweep
 from perscen.experiments.significance import MACRO
 
@@ -44,12 +44,13 @@ def _levels(results: Results, scenario: str, metric: str) -> Markup:
             recipe = results.rows[row].recipe
             trained = results.rows[row].family is not None
             title = results.rows[row].title
-            name = f"{title} · {recipe}" if several > 1 and trained else title
+            # Bound to the last word, so that no line begins with the dot.
+            name = f"{title}\u00a0·\u00a0{recipe}" if several > 1 and trained else title
             estimates.append(
                 Estimate(name, level.value, level.low, level.high, candidate=row in subjects)
             )
-    title = "Mean over scenarios" if scenario == MACRO else ""
-    return recalls(scenario, estimates, k=results.ks[0], title=title)
+    over = "mean over scenarios" if scenario == MACRO else ""
+    return recalls(scenario, estimates, k=results.ks[0], over=over)
 
 
 def _sweep(results: Results, sweep: Sweep, metric: str) -> Markup:
@@ -74,7 +75,7 @@ def _sweep(results: Results, sweep: Sweep, metric: str) -> Markup:
                 mec=PAPER,
                 elinewidth=1,
                 ls="--" if scenario == MACRO else "-",
-                label=label,
+                label=short(label, 24),
             )
             spoken.append(f"{label} " + ", ".join(percent(mean) for mean in means))
         axes.set_xticks(places, [f"{v:g}" for v in values])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -13,35 +14,60 @@ from markupsafe import Markup
 from components.comparison.figures import figures
 from components.comparison.page import page
 from components.comparison.results import Results
-from components.marks import put_between_marks
+from components.marks import around_marks, put_between_marks
+from perscen.errors import ConfigError
 from perscen.experiments.cells import cells_table
+from perscen.experiments.rows import Table
+from perscen.staging import write_whole
 
 _ENVIRONMENT: Final = Environment(
     loader=PackageLoader("components.comparison", "."), autoescape=True, undefined=StrictUndefined
 )
 
 
+def check_place(table: Table, out: Path, *, name: str) -> None:
+    """Check that :func:`write_files` can write, before hours go into what it would write.
+
+    Raises:
+        ConfigError: ``out`` is no place to write to.
+        ArtifactError: The Markdown page has no place for the text.
+    """
+    nearest = next(place for place in (out, *out.parents) if os.access(place, os.F_OK))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"--out {out} cannot be written to: {nearest} is no folder that you may write to",
+            hint="name another folder",
+        )
+    around_marks(out / f"{name}.md", made_by=_made_by(table))
+
+
 def write_files(results: Results, out: Path, *, name: str) -> list[Path]:
     """Write everything below ``out`` under names that begin with ``name``, and return where.
 
     What stands on the Markdown page around its marks stays. The HTML page needs no other file.
+    Each file is whole: the new one, or what was there before.
 
     Raises:
-        ArtifactError: The Markdown page has no place for the text.
+        ArtifactError: The Markdown page has no place for the text; no file is written.
+        StorageFull: There is no room.
     """
-    out.mkdir(parents=True, exist_ok=True)
     drawn = list(figures(results))
-    written = [out / f"{name}{end}" for end in (".md", ".html", *_CSV)]
-    for figure, _, svg in drawn:
-        written.append(out / f"{name}-{figure}.svg")
-        written[-1].write_text(svg, encoding="utf-8")
     places = {shown: f"{name}-{figure}.svg" for figure, shown, _ in drawn}
-    made_by = f"perscen compare, table {results.table.name}"
-    put_between_marks(written[0], page(results, places), made_by=made_by)
-    written[1].write_text(_html(results, [svg for _, _, svg in drawn]), encoding="utf-8")
-    for end, table in _CSV.items():
-        table(results).write_csv(out / f"{name}{end}", float_precision=6)
-    return written
+    markdown = page(results, places)
+    others = {
+        ".html": _html(results, [svg for _, _, svg in drawn]),
+        **{end: table(results).write_csv(float_precision=6) for end, table in _CSV.items()},
+        **{f"-{figure}.svg": svg for figure, _, svg in drawn},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    put_between_marks(out / f"{name}.md", markdown, made_by=_made_by(results.table))
+    for end, text in others.items():
+        write_whole(out / f"{name}{end}", text)
+    return [out / f"{name}{end}" for end in (".md", *others)]
+
+
+def _made_by(table: Table) -> str:
+    return f"perscen compare, table {table.name}"
 
 
 def _html(results: Results, drawings: list[str]) -> str:

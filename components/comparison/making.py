@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
 import polars as pl
@@ -18,6 +17,7 @@ from components.lock import alone
 from components.revision import revision
 from components.store import payload_digest
 from perscen.experiments.cells import cells_of
+from perscen.experiments.making import PinnedSplits
 from perscen.experiments.processes import Outcome, Underway, default_jobs, make_runs
 from perscen.experiments.runs import Run, RunFacts, Work, seconds_left
 from perscen.experiments.significance import MACRO
@@ -28,13 +28,13 @@ _CODES: Final = {kind.__name__: code for kind, code in EXIT_CODES.items()}
 
 
 def make_missing(
-    runs: Sequence[Run], splits: Path, work: Work, *, jobs: int | None, run_id: str
+    runs: Sequence[Run], splits: PinnedSplits, work: Work, *, jobs: int | None, run_id: str
 ) -> list[Outcome]:
     """Make the runs that are not finished, log all in MLflow, and return those that failed.
 
     Args:
         runs: In the order to make them.
-        splits: A splits artifact.
+        splits: What they are made on.
         work: Where finished runs are kept; one process at a time makes runs there.
         jobs: How many at a time; None for what the machine bears.
         run_id: Whose attempt this is.
@@ -61,7 +61,7 @@ def _make(
     waiting: list[Run],
     known: list[RunFacts],
     log: ComparisonLog,
-    splits: Path,
+    splits: PinnedSplits,
     work: Work,
     *,
     jobs: int,
@@ -76,7 +76,7 @@ def _make(
             return seconds_left(left, known, jobs=jobs, spent_s=spent_s, pace=_pace(here))
 
         def watch(underway: Sequence[Underway]) -> None:
-            doing = ", ".join(f"{one.run} epoch {one.epoch + 1}" for one in underway)
+            doing = ", ".join(f"{one.run} {one.doing}" for one in underway)
             bar.show(doing, left=_duration(time_left(underway)))
 
         bar.say(f"{len(known)} of {total} runs are finished, {jobs} at a time for the others")

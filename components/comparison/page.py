@@ -6,6 +6,7 @@ Shares are in percent here and fractions in the files.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from components.comparison.results import Difference, Results
@@ -29,7 +30,7 @@ def page(results: Results, figures: Mapping[str, str]) -> str:
     for metric in (f"recall_{k}" for k in results.ks):
         lines += _differences(results, metric)
     for shown, place in figures.items():
-        lines += [f"![{shown}]({place})", ""]
+        lines += [f"![{_alternative(shown)}]({place})", ""]
     lines += _costs(results)
     return "\n".join(lines) + "\n"
 
@@ -57,6 +58,10 @@ def _head(results: Results) -> Iterator[str]:
                 "Where n is 1 they hold the chance of users alone: another training may well end "
                 "outside."
             )
+    revisions = {f.revision: None for facts in results.facts.values() for f in facts if f.revision}
+    if len(revisions) > 1:
+        short = ", ".join(revision[:7] for revision in revisions)
+        yield f"Runs of {len(revisions)} revisions of the code: {short}."
     if results.lacking:
         told = (f"{row} {has} of {wanted}" for row, (has, wanted) in results.lacking.items())
         yield ""
@@ -107,6 +112,11 @@ def _text(given: str) -> str:
     return html.escape(given, quote=False).replace("|", r"\|")
 
 
+def _alternative(shown: str) -> str:
+    """Return what stands for a figure that is not seen; brackets would end it."""
+    return _text(re.sub(r"([\\\[\]])", r"\\\1", shown))
+
+
 def _scenario_head(results: Results, scenario: str) -> str:
     if scenario == MACRO:
         return MACRO
@@ -154,7 +164,8 @@ def _difference_table(
 ) -> Iterator[str]:
     yield f"**{head}**"
     yield ""
-    yield f"| row | {' | '.join(results.columns)} | ratio of macros |"
+    heads = [_text(scenario) for scenario in results.columns]
+    yield f"| row | {' | '.join(heads)} | ratio of macros |"
     yield "|---|" + "---:|" * (len(results.columns) + 1)
     for label, difference in labelled:
         shown = [_difference(difference.estimates[metric, s]) for s in results.columns]
@@ -177,15 +188,19 @@ def _costs(results: Results) -> Iterator[str]:
     trained = {row: f for row, f in results.facts.items() if f and f[0].best_epoch is not None}
     if not trained:
         return
+    ks = {row: f[0].settings["train"]["monitor_k"] for row, f in trained.items()}
+    same = len(set(ks.values())) == 1
+    metric = f"Recall@{next(iter(ks.values()))}" if same else "recall"
     yield (
-        "| row | trainings | best epochs | their macro recall in validation, percent | parameters "
-        "| CPU seconds per training, mean |"
+        f"| row | trainings | best epochs | their macro {metric} in validation, percent "
+        "| parameters | CPU seconds per training, mean |"
     )
     yield "|---|---:|---|---|---:|---:|"
     for row, facts in trained.items():
         epochs = ", ".join(str(one.best_epoch) for one in facts)
         judged = [one.validation_recall for one in facts]
         recall = ", ".join("–" if r is None else f"{100 * r:.2f}" for r in judged)
+        recall += "" if same else f" (Recall@{ks[row]})"
         spent = [one.train_cpu_s for one in facts if one.train_cpu_s is not None]
         parameters = f"{facts[0].num_parameters:,}" if facts[0].num_parameters else "–"
         mean = f"{sum(spent) / len(spent):,.0f}" if spent else "–"

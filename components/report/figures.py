@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -46,15 +47,24 @@ class Estimate:
     candidate: bool
 
 
-def recalls(scenario: str, estimates: Sequence[Estimate], *, k: int, title: str = "") -> Markup:
-    """Return one scenario's recalls, a row per model, as points with their intervals."""
-    title = title or f"Scenario {short(scenario, 40)}"
+def recalls(scenario: str, estimates: Sequence[Estimate], *, k: int, over: str = "") -> Markup:
+    """Return one scenario's recalls, a row per model, as points with their intervals.
+
+    Args:
+        scenario: Its name.
+        estimates: The rows.
+        k: Of Recall@K.
+        over: What the recalls are of, in words, when not of a scenario.
+    """
+    over = over or f"scenario {short(scenario, 36)}"
+    names = [_in_lines(e.name) for e in estimates]
+    room = 36 if any("\n" in name for name in names) else 30
     spoken = "; ".join(
         f"{e.name} {percent(e.value)}"
         + ("" if e.low is None else f" (from {percent(e.low)} to {percent(e.high)})")
         for e in estimates
     )
-    with drawing(width=WIDTH, height=66 + 30 * len(estimates)) as plot:
+    with drawing(width=WIDTH, height=66 + room * len(estimates)) as plot:
         axes = plot.axes
         for row, e in enumerate(estimates):
             colour = ACCENT if e.candidate else RIVAL
@@ -80,7 +90,7 @@ def recalls(scenario: str, estimates: Sequence[Estimate], *, k: int, title: str 
                 color=INK if e.candidate else MUTED,
                 annotation_clip=False,
             )
-        axes.set_yticks(range(len(estimates)), [e.name for e in estimates])
+        axes.set_yticks(range(len(estimates)), names)
         for tick, e in zip(axes.get_yticklabels(), estimates, strict=True):
             tick.set(color=INK, weight="bold" if e.candidate else "normal")
         axes.set_ylim(len(estimates) - 0.5, -0.5)
@@ -88,8 +98,13 @@ def recalls(scenario: str, estimates: Sequence[Estimate], *, k: int, title: str 
         axes.margins(x=0.08)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(PERCENT)
-        plot.title(title)
-        return plot.to_svg(name=f"recall-{scenario}", label=f"Recall at {k}, {title}: {spoken}.")
+        plot.title(f"Recall@{k}, {over}")
+        return plot.to_svg(name=f"recall-{scenario}", label=f"Recall at {k}, {over}: {spoken}.")
+
+
+def _in_lines(name: str) -> str:
+    """Return a name in at most two lines that leave most of the width to the axes."""
+    return "\n".join(wrap(name, 28, max_lines=2, placeholder="…", break_on_hyphens=False))
 
 
 def curves(

@@ -80,8 +80,9 @@ def choose_ease(
     tried stays.
 
     Raises:
-        ConfigError: Too many items have training clicks for a matrix of all pairs.
+        ConfigError: As :func:`check_ease`.
     """
+    check_ease(splits)
     items_C = clicked_items(splits)
     item_E = np.asarray(splits.train.item, dtype=np.int64) - FIRST_ROW
     clicks_UC = _clicks(
@@ -103,6 +104,22 @@ def choose_ease(
     return best
 
 
+def check_ease(splits: Splits) -> None:
+    """Check whether a blend can be fitted to these data and chosen on them.
+
+    Raises:
+        ConfigError: The validation window has no click, or too many items have training clicks
+            for a matrix of all pairs.
+    """
+    if not len(splits.valid.user):
+        raise ConfigError(
+            "the validation window has no click in any scenario, so no blend of EASE and "
+            "popularity can be chosen",
+            hint="widen split.valid or split.valid_days",
+        )
+    clicked_items(splits)
+
+
 def clicked_items(splits: Splits) -> Longs:
     """Return the positions ``[C]`` of the items with training clicks, which the map knows.
 
@@ -115,7 +132,7 @@ def clicked_items(splits: Splits) -> Longs:
             f"EASE needs a dense matrix of all pairs of the {len(items_C):,} items with training "
             f"clicks, {4 * len(items_C) ** 2 / 1e9:,.0f} GB; it is made for at most "
             f"{MAX_ITEMS:,} items",
-            hint="leave the row out on this catalogue; of a table, with --without ease_blend",
+            hint="compare without it on this catalogue",
         )
     return items_C
 

@@ -22,9 +22,8 @@ import psutil
 import torch
 
 from perscen.errors import PerscenError
-from perscen.experiments.making import make_run
+from perscen.experiments.making import PinnedSplits, make_run
 from perscen.experiments.runs import Run, RunFacts, Work
-from perscen.training.records import EpochRecord
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +65,17 @@ class Outcome:
 
 @dataclass
 class Underway:
-    """A run that is being made."""
+    """A run that is being made.
+
+    Attributes:
+        doing: What its process does just now, such as ``epoch 3`` or ``scoring``.
+    """
 
     run: Run
     process: BaseProcess
     connection: Connection
     started_s: float
-    epoch: int = 0
+    doing: str = "starting"
 
     @property
     def spent_s(self) -> float:
@@ -90,7 +93,7 @@ def default_jobs() -> int:
 
 def make_runs(
     runs: Sequence[Run],
-    splits_dir: Path,
+    splits: PinnedSplits,
     work: Work,
     *,
     jobs: int,
@@ -104,7 +107,7 @@ def make_runs(
 
     Args:
         runs: What to make.
-        splits_dir: A splits artifact.
+        splits: What they are made on; a run fails when that is replaced meanwhile.
         work: Where the results are kept.
         jobs: How many at a time, at least 1.
         revision: Of the code, for the record.
@@ -119,7 +122,7 @@ def make_runs(
                 run = waiting.pop(0)
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(
-                    target=_child, args=(sender, run, splits_dir, work, revision), daemon=True
+                    target=_child, args=(sender, run, splits, work, revision), daemon=True
                 )
                 with _deaf_to_ctrl_c():
                     process.start()
@@ -159,10 +162,10 @@ def _receive(one: Underway) -> Outcome | None:
     """Return what became of a run, or None when it goes on."""
     try:
         told = one.connection.recv()
-    except EOFError:
+    except (EOFError, OSError):  # killed, it may be in the middle of a word
         told = None
-    if isinstance(told, EpochRecord):
-        one.epoch = told.epoch
+    if isinstance(told, str):
+        one.doing = told
         return None
     one.process.join()
     one.connection.close()
@@ -181,37 +184,14 @@ def _how_it_died(code: int | None) -> str:
     return f"its process left with exit code {code} and without a word"
 
 
-class _Teller:
-    """Tells the parent of epochs."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def step_done(self, *, epoch: int, step: int, num_steps: int) -> None:
-        """Say nothing of single steps."""
-
-    def pretraining_epoch_done(self, *, epoch: int, loss: float) -> None:
-        """Say nothing of what comes before the first epoch."""
-
-    def epoch_done(self, record: EpochRecord) -> None:
-        """Send the epoch."""
-        self._connection.send(record)
-
-
 def _child(
-    connection: Connection, run: Run, splits_dir: Path, work: Work, revision: str | None
+    connection: Connection, run: Run, splits: PinnedSplits, work: Work, revision: str | None
 ) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     told: RunFacts | Failure
     try:
-        told = make_run(
-            run,
-            splits_dir,
-            work,
-            revision=revision,
-            watchers=[_Teller(connection)],
-        )
+        told = make_run(run, splits, work, revision=revision, tell=connection.send)
     except PerscenError as exc:
         told = Failure(exc.message, kind=type(exc).__name__, hint=exc.hint)
     except Exception as exc:  # noqa: BLE001 (told by the parent, with its trace)

@@ -20,7 +20,7 @@ from perscen.evaluation.baselines import (
     scenario_popularity,
     segment_popularity,
 )
-from perscen.evaluation.ease import choose_ease, clicked_items, ease_blend
+from perscen.evaluation.ease import check_ease, choose_ease, ease_blend
 from perscen.models.popularity import PopularityPrior
 from perscen.schema import FIRST_ROW
 
@@ -71,7 +71,7 @@ def check_ranker(name: str, splits: Splits) -> None:
     """Check whether a ranker can be made of these data.
 
     Raises:
-        ConfigError: Too many items have training clicks for a matrix of all pairs.
+        ConfigError: As :func:`perscen.evaluation.ease.check_ease`.
     """
     if name == "ease_blend":
-        clicked_items(splits)
+        check_ease(splits)

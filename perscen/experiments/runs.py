@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
+from polars.exceptions import PolarsError
 from pydantic import ValidationError
 
 from perscen.errors import ArtifactError
@@ -94,15 +95,20 @@ class Work:
         try:
             facts = RunFacts.model_validate_json(path.read_bytes())
         except ValidationError as exc:
-            raise ArtifactError(
-                f"{path} is not readable: {exc.errors()[0]['msg']}",
-                hint=f"remove {path.parent}, and the run is made again",
-            ) from exc
+            raise _unreadable(path, exc.errors()[0]["msg"]) from exc
         return facts if run.settings.agree_with(facts.settings) else None
 
     def scores(self, run: Run) -> pl.DataFrame:
-        """Return the per-user scores of a finished run."""
-        return pl.read_parquet(self.place(run) / _SCORES)
+        """Return the per-user scores of a finished run.
+
+        Raises:
+            ArtifactError: They are missing or damaged.
+        """
+        path = self.scores_file(run)
+        try:
+            return pl.read_parquet(path)
+        except (OSError, PolarsError) as exc:
+            raise _unreadable(path, str(exc).splitlines()[0]) from exc
 
     def scores_file(self, run: Run) -> Path:
         """Return where the per-user scores of a finished run lie."""
@@ -123,6 +129,13 @@ class Work:
         with staged(self.place(run)) as scratch:
             scores.drop("model", strict=False).write_parquet(scratch / _SCORES)
             (scratch / _FACTS).write_text(facts.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def _unreadable(path: Path, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path} is not readable: {reason}",
+        hint=f"remove {path.parent}, and the run is made again",
+    )
 
 
 def runs_of(rows: Iterable[tuple[Row, Settings]], *, seeds: int) -> list[Run]:

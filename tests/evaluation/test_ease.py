@@ -12,6 +12,7 @@ from perscen.errors import ConfigError
 from perscen.evaluation import ease
 from perscen.evaluation.baselines import top_rows
 from perscen.evaluation.ease import choose_ease, ease_blend, fit_ease
+from perscen.experiments.rankers import check_ranker
 from perscen.models.popularity import log_popularity
 from perscen.schema import FIRST_ROW
 from tests.factories import Event, make_splits, random_splits
@@ -118,6 +119,17 @@ def test_a_catalogue_too_large_for_all_pairs_is_refused_in_words(
     num = len(np.unique(splits.train.item))
     with pytest.raises(ConfigError, match=f"all pairs of the {num} items .* at most 10 items"):
         choose_ease(splits, k=5)
+
+
+def test_without_clicks_to_choose_by_it_is_refused_in_words() -> None:
+    splits = make_splits(
+        companions(), valid_from_ms=6 * DAY, test_from_ms=6 * DAY, num_users=60, num_items=20
+    )
+    with pytest.raises(ConfigError, match="the validation window has no click") as raised:
+        choose_ease(splits, k=5)
+    assert "split.valid_days" in raised.value.hint
+    with pytest.raises(ConfigError, match="the validation window has no click"):
+        check_ranker("ease_blend", splits)
 
 
 def test_users_and_items_without_training_clicks_are_answered_by_popularity() -> None:

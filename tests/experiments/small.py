@@ -5,16 +5,24 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 
-from components.store import write_manifest
+from components.store import open_artifact, write_manifest
+from perscen.experiments.making import PinnedSplits
 from perscen.manifests import SplitsManifest, Window
 from tests.factories import random_splits
 
 DAY = date(2022, 5, 5)
 
 
-def write_splits(directory: Path, *, num_users: int = 60, num_items: int = 40) -> Path:
+def pinned(directory: Path) -> PinnedSplits:
+    """Return splits as a comparison knows them that begins now."""
+    return PinnedSplits(directory, open_artifact(directory, kind="splits").manifest.digest)
+
+
+def write_splits(
+    directory: Path, *, num_users: int = 60, num_items: int = 40, num_scenarios: int = 2
+) -> Path:
     """Write random splits with their manifest."""
-    splits = random_splits(num_users=num_users, num_items=num_items)
+    splits = random_splits(num_users=num_users, num_items=num_items, num_scenarios=num_scenarios)
     splits.save(directory)
     window = Window(first=DAY, last=DAY)
     write_manifest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -21,15 +22,18 @@ from components.adapters.comparisons import EXPERIMENT, KEY, ComparisonLog
 from components.comparison.making import make_missing, tell
 from perscen.config import EvaluateConfig
 from perscen.errors import ServiceUnavailable
+from perscen.experiments.making import PinnedSplits
 from perscen.experiments.processes import Failure, Outcome, make_runs
 from perscen.experiments.rows import ROWS
 from perscen.experiments.runs import Run, RunFacts, Work
 from perscen.experiments.settings import changed, settings_of
 from tests.conftest import ROOT
-from tests.experiments.small import write_splits
+from tests.experiments.small import pinned, write_splits
 
 TINY = {"train.max_epochs": 1, "train.monitor_k": 5, "train.optim.lr": 0.01}
 ROWS_ASKED = ("dssm_m", "perscen")
+NO_SPLITS = PinnedSplits(Path("none"), "d" * 64)
+"""Nobody opens them when there is nothing to make."""
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 
@@ -52,7 +56,7 @@ def environment(root: Path) -> dict[str, str]:
 
 def finished(root: Path) -> dict[str, int]:
     """When each finished run was written, by its folder's name."""
-    found = sorted(root.glob("work/*/*/facts.json"))
+    found = sorted(root.glob("work/*/[!.]*/facts.json"))  # not what is still in scratch
     return {path.parent.name: path.stat().st_mtime_ns for path in found}
 
 
@@ -114,6 +118,7 @@ BLOCKED = """
 import sys
 from pathlib import Path
 from perscen.config import EvaluateConfig
+from perscen.experiments.making import PinnedSplits
 from perscen.experiments.processes import make_runs
 from perscen.experiments.rows import ROWS
 from perscen.experiments.runs import Run, Work
@@ -122,13 +127,15 @@ from perscen.experiments.settings import settings_of
 if __name__ == "__main__":
     run = Run(ROWS["random"], settings_of(ROWS["random"], evaluate=EvaluateConfig()), 0)
     root = Path(sys.argv[1])
-    list(make_runs([run], root / "splits", Work(root / "work", splits_digest="d" * 64), jobs=1))
+    splits = PinnedSplits(root / "splits", "d" * 64)
+    list(make_runs([run], splits, Work(root / "work", splits_digest="d" * 64), jobs=1))
 """
 
 
 @pytest.mark.medium
 def test_no_process_outlives_a_killed_parent_whatever_it_does(tmp_path):
     (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/manifest.json").write_text(json.dumps({"digest": "d" * 64}))
     os.mkfifo(tmp_path / "splits/scalers.json")  # who reads it waits for ever
     (tmp_path / "blocked.py").write_text(BLOCKED)
     parent = subprocess.Popen(
@@ -165,9 +172,11 @@ def test_ctrl_c_ends_a_comparison_in_one_line_however_early_it_comes(tmp_path):
     )
 
     def imports() -> bool:
-        children = psutil.Process(started.pid).children()
-        spawned = [one for one in children if "spawn_main" in " ".join(one.cmdline())]
-        return any(one.cpu_times().user > 0.5 for one in spawned)
+        with suppress(psutil.NoSuchProcess):  # git and uname come and go; zombies are such too
+            children = psutil.Process(started.pid).children()
+            spawned = [one for one in children if "spawn_main" in " ".join(one.cmdline())]
+            return any(one.cpu_times().user > 0.5 for one in spawned)
+        return False
 
     wait_for(imports, seconds=240)
     os.killpg(started.pid, signal.SIGINT)
@@ -213,7 +222,7 @@ def test_a_run_is_logged_once_and_again_when_it_comes_to_something_else(tmp_path
     work = Work(tmp_path / "work", splits_digest="d" * 64)
     for recall, known in ((0.5, 1), (0.5, 1), (0.25, 2)):
         run = finished_run(work, recall=recall)
-        make_missing([run], tmp_path / "splits", work, jobs=1, run_id="r")
+        make_missing([run], NO_SPLITS, work, jobs=1, run_id="r")
         values = [one.data.metrics["recall_5/macro"] for one in logged_in(server)]
         assert len(values) == known
         assert recall in values
@@ -222,7 +231,7 @@ def test_a_run_is_logged_once_and_again_when_it_comes_to_something_else(tmp_path
 @pytest.mark.medium
 def test_a_scenario_of_any_name_is_logged_under_one_that_mlflow_takes(tmp_path, server):
     work = Work(tmp_path / "work", splits_digest="d" * 64)
-    make_missing([finished_run(work)], tmp_path / "splits", work, jobs=1, run_id="r")
+    make_missing([finished_run(work)], NO_SPLITS, work, jobs=1, run_id="r")
     (run,) = logged_in(server)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["recall_5/home _new_"] == 0.5
@@ -260,7 +269,7 @@ def test_a_second_comparison_in_one_place_is_told_at_once(tmp_path):
         FileLock(tmp_path / ".lock-dddddddddddd"),
         pytest.raises(ServiceUnavailable) as told,
     ):
-        make_missing([], tmp_path / "splits", work, jobs=1, run_id="r")
+        make_missing([], NO_SPLITS, work, jobs=1, run_id="r")
     assert f"another attempt is still making {work.directory}" in told.value.message
     assert "--work" in told.value.hint
 
@@ -286,7 +295,7 @@ def test_a_run_that_fails_is_named_and_does_not_stop_the_others(tmp_path):
         return Run(row, settings_of(row, evaluate=EvaluateConfig(ks=(5,))), 0)
 
     diverges, fine = run(**{"train.optim.lr": 1e30}), run()
-    outcomes = {o.run.key: o for o in make_runs([diverges, fine], splits, work, jobs=2)}
+    outcomes = {o.run.key: o for o in make_runs([diverges, fine], pinned(splits), work, jobs=2)}
 
     failure = outcomes[diverges.key].failure
     assert failure.kind == "TrainingDiverged"

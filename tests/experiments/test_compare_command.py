@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import polars as pl
@@ -31,6 +33,16 @@ def quiet(monkeypatch):
     monkeypatch.setattr("components.cli.signal.signal", lambda *_: None)
 
 
+@pytest.fixture
+def untrained(monkeypatch):
+    """Fail when a training would begin."""
+
+    def begin(*_, **__):
+        raise AssertionError("it begins to train")
+
+    monkeypatch.setattr("components.comparison.making.make_missing", begin)
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
@@ -47,6 +59,10 @@ def quiet(monkeypatch):
         (["--families", "random", "--recipe", "best"], "none of random is trained"),
         (["--families", "random", "perscen", "--without", "random"], "no table is named"),
         (["--without", "ease_blnd"], "no row of table main 'ease_blnd'"),
+        (
+            ["--table", "ablations", "--families", "no_gnn", "--without", "no_gnn"],
+            "nothing is left of table ablations",
+        ),
     ],
 )
 def test_the_command_says_what_does_not_exist_before_anything_is_trained(
@@ -69,8 +85,71 @@ def test_a_ranker_that_cannot_be_made_here_is_told_before_anything_is_trained(
     code, _, _ = run_command(str(splits), *words, "--out", str(tmp_path), capsys=capsys)
     assert code == 78
     assert "row ease_blend: EASE needs a dense matrix of all pairs" in caplog.text
-    assert "--without ease_blend" in caplog.records[-1].hint
+    assert "--families random" in caplog.records[-1].hint
     assert not (tmp_path / "work").exists()
+
+
+def test_all_rows_that_cannot_be_made_are_named_at_once_with_how_to_leave_them_out(
+    quiet, tmp_path, capsys, caplog, monkeypatch
+):
+    splits = write_splits(tmp_path / "splits", num_users=20, num_items=120, num_scenarios=1)
+    words = ["--table", "item-tower", "--work", str(tmp_path / "work"), "--out", str(tmp_path)]
+    code, _, _ = run_command(str(splits), *words, capsys=capsys)
+    assert code == 78
+    for row in ("adin_spec", "sass", "m5_item_scenario"):
+        assert re.search(rf"\b{row}\b.*: .*scenario", caplog.text), row
+    (left_out,) = re.findall(r"--without ([\w ]+)", caplog.records[-1].hint)
+    assert {"adin", "sass"} <= set(left_out.split()) <= set(TABLES["item-tower"].rows)
+    monkeypatch.setattr("components.comparison.making.make_missing", lambda *_, **__: [])
+    caplog.clear()
+    run_command(str(splits), *words, "--without", *left_out.split(), capsys=capsys)
+    assert "no finished run" in caplog.text  # the others can be made: it came to the tables
+
+
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        ("no marks\n", "main.md has no place for the text"),
+        (
+            "<!-- made by perscen compare, table sweeps -->\n"
+            "<!-- end of perscen compare, table sweeps -->\n",
+            "made by perscen compare, table main",
+        ),
+    ],
+)
+def test_a_page_without_place_for_the_tables_is_told_before_anything_is_trained(
+    page, says, quiet, untrained, tmp_path, capsys, caplog
+):
+    splits = write_splits(tmp_path / "splits", num_users=20, num_items=120)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/main.md").write_text(page)
+    places = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    code, _, _ = run_command(str(splits), *places, capsys=capsys)
+    assert code == 66
+    assert f"{tmp_path / 'out/main.md'} has no place for the text" in caplog.text
+    assert says in caplog.text
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["main.md"]
+    assert (tmp_path / "out/main.md").read_text() == page
+
+
+@pytest.mark.parametrize("out", ["file/pages", "closed/pages"])
+def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_trained(
+    out, quiet, untrained, tmp_path, capsys, caplog, monkeypatch
+):
+    splits = write_splits(tmp_path / "splits", num_users=20, num_items=120)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "closed").mkdir()
+    allowed = os.access  # root may write everywhere
+    monkeypatch.setattr(
+        "os.access",
+        lambda path, mode: (
+            allowed(path, mode) and (Path(path).name != "closed" or not mode & os.W_OK)
+        ),
+    )
+    places = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / out)]
+    code, _, _ = run_command(str(splits), *places, capsys=capsys)
+    assert code == 78
+    assert f"--out {tmp_path / out} cannot be written to" in caplog.text
 
 
 def test_a_table_is_written_without_the_rows_that_are_left_out(quiet, tmp_path, capsys):

@@ -15,8 +15,8 @@ from components.marks import put_between_marks
 from perscen.config import EvaluateConfig
 from perscen.errors import ArtifactError, StorageFull
 from perscen.experiments.rows import ROWS, TABLES, Block, Row, Table
-from perscen.experiments.runs import RunFacts, Work, runs_of, seconds_left
-from perscen.experiments.settings import settings_of
+from perscen.experiments.runs import Run, RunFacts, Work, runs_of, seconds_left
+from perscen.experiments.settings import changed, settings_of
 from perscen.training.records import EpochRecord
 from tests.faults import full_disk
 
@@ -137,6 +137,37 @@ def test_the_page_has_the_layout_of_the_paper_with_best_second_best_and_what_is_
     assert "random" in page[page.index("minus …") :]
     assert "Not whole" not in page
     assert "| perscen | 3 | 3, 3, 3 | 25.00, 25.00, 25.00 | 1,234 | 60 |" in page
+    assert "| best epochs | their macro Recall@100 in validation, percent | parameters |" in page
+    assert "revisions of the code" not in page
+
+
+def test_rows_that_were_validated_at_several_ks_are_told_with_their_own(work, tmp_path):
+    runs = fill(work, seeds=1)
+    rows = [
+        changed(ROWS[n], recipe=None, changes={"train.monitor_k": 5}) if n == "m5" else ROWS[n]
+        for n in LEVELS
+    ]
+    (before,) = [run for run in runs if run.row.name == "m5"]
+    (m5,) = [row for row in rows if row.name == "m5"]
+    after = Run(m5, settings_of(m5, evaluate=EVALUATE), 0)
+    facts = work.facts(before).model_copy(update={"settings": after.settings.tree()})
+    work.keep(after, work.scores(before), facts)
+    runs = [after if run is before else run for run in runs]
+    write_files(collect(TABLE, rows, runs, work), tmp_path, name="main")
+    page = (tmp_path / "main.md").read_text()
+    assert "| their macro recall in validation, percent |" in page
+    assert "| m5 | 1 | 3 | 25.00 (Recall@5) |" in page
+    assert "| perscen | 1 | 3 | 25.00 (Recall@100) |" in page
+
+
+def test_a_page_of_runs_of_several_revisions_of_the_code_says_so(work, tmp_path):
+    runs = fill(work, seeds=2)
+    for run, revision in zip(runs[:3], ("a" * 40, "b" * 40, "a" * 40), strict=True):
+        facts = work.facts(run).model_copy(update={"revision": revision})
+        work.keep(run, work.scores(run), facts)
+    write_files(results_of(work, runs), tmp_path, name="main")
+    page = (tmp_path / "main.md").read_text()
+    assert "\nRuns of 2 revisions of the code: aaaaaaa, bbbbbbb.\n" in page
 
 
 def test_a_table_that_is_not_whole_says_how_many_runs_each_row_has(work, tmp_path):
@@ -205,6 +236,25 @@ def test_words_around_the_marks_stay_and_a_page_without_marks_is_refused(tmp_pat
     assert page.read_text() == "no marks\n"
 
 
+def test_a_page_that_is_refused_leaves_no_other_file(work, tmp_path):
+    runs = fill(work, seeds=1)
+    (tmp_path / "out").mkdir()
+    page = tmp_path / "out/main.md"
+    page.write_text("no marks\n")
+    with pytest.raises(ArtifactError, match="no place for the text"):
+        write_files(results_of(work, runs), tmp_path / "out", name="main")
+    assert list((tmp_path / "out").iterdir()) == [page]
+
+
+def test_a_full_disk_leaves_no_file_half_written(work, tmp_path):
+    results = results_of(work, fill(work, seeds=1))
+    with full_disk(), pytest.raises(StorageFull, match="the disk filled up while writing"):
+        write_files(results, tmp_path / "out", name="main")
+    for path in (tmp_path / "out").iterdir():
+        assert path.name == "main.md" or path.suffix == ".csv", path
+        assert path.read_text().endswith("\n")
+
+
 def test_a_full_disk_leaves_a_page_as_it_was(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# Words of ours\n<!-- made by x -->\n<!-- end of x -->\n")
@@ -264,6 +314,20 @@ def test_facts_that_cannot_be_read_are_told_with_what_to_do(work):
     (work.place(run) / "facts.json").write_text("{}")
     with pytest.raises(ArtifactError, match="is not readable") as raised:
         work.facts(run)
+    assert "made again" in raised.value.hint
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
+def test_scores_that_cannot_be_read_are_told_with_what_to_do(damage, work):
+    run = fill(work, seeds=1)[0]
+    path = work.scores_file(run)
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    with pytest.raises(ArtifactError, match="is not readable") as raised:
+        work.scores(run)
+    assert str(path) in raised.value.message
     assert "made again" in raised.value.hint
 
 
