@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -108,7 +109,8 @@ class StepOperator(BaseOperator):
                 encoding="utf-8",
                 errors="replace",
                 start_new_session=True,
-                preexec_fn=_stop_with_parent,  # noqa: PLW1509 (a task's process has one thread)
+                # A task's process has one thread.
+                preexec_fn=partial(_stop_with_parent, os.getpid()),  # noqa: PLW1509
             ) as process,
             _watching(process, grace_s=self.termination_grace_s) as watcher,
         ):
@@ -129,12 +131,15 @@ class StepOperator(BaseOperator):
         return kept | {"PATH": path} | self.environment
 
 
-def _stop_with_parent() -> None:
+def _stop_with_parent(parent: int) -> None:
     """In the new process: take the worker's death, however sudden, as being told to stop.
 
     Else it would go on unseen, and the next attempt would wait for it to end.
     """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler of Python's would end with exec
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # dead already: nobody tells
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

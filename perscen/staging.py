@@ -54,7 +54,7 @@ def staged(target: Path) -> Iterator[Path]:
             raise storage_full(exc, target) from exc
         raise
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _clear(scratch, *([_old(scratch)] if target.exists() else []))
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -82,6 +82,22 @@ def is_scratch(name: str) -> bool:
 
 def _scratch_of(target: Path) -> Path:
     return target.with_name(f"{_STAGED_PREFIX}{target.name}-{uuid4().hex[:_DIGITS]}")
+
+
+def _old(scratch: Path) -> Path:
+    """Return where what a scratch directory replaces waits until the scratch is in its place."""
+    return scratch.with_name(scratch.name + _OLD)
+
+
+def _clear(*directories: Path) -> None:
+    """Remove directories; a signal that comes meanwhile is heard when they are gone."""
+    try:
+        for directory in directories:
+            shutil.rmtree(directory, ignore_errors=True)
+    except BaseException:
+        for directory in directories:
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
 
 
 def _left_behind(target: Path) -> list[Path]:
@@ -120,13 +136,12 @@ def _swap(scratch: Path, target: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     if target.exists():
-        old = scratch.with_name(scratch.name + _OLD)
+        old = _old(scratch)
         try:
             target.rename(old)
             scratch.rename(target)
         finally:  # Ctrl-C too: what was there is put back
             if not target.exists():
                 old.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
     else:
         scratch.rename(target)

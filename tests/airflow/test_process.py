@@ -64,6 +64,18 @@ def attempting(home: Path, *steps: str, grace_s: float = 30) -> Iterator[subproc
             worker.kill()
 
 
+def step_and_watcher(worker: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The two processes of an attempt, once each has its own command line."""
+    deadline = time.monotonic() + 60
+    while True:
+        started = psutil.Process(worker.pid).children()
+        watching = [one for one in started if any("_watch.py" in w for w in one.cmdline())]
+        if len(started) == 2 and len(watching) == 1:
+            return started
+        assert time.monotonic() < deadline, started
+        time.sleep(0.01)
+
+
 def told(printed: str) -> dict[str, Any]:
     lines = [line for line in printed.splitlines() if line.startswith('{"')]
     return {step: ended for line in lines for step, ended in json.loads(line).items()}
@@ -119,7 +131,7 @@ def test_a_step_sees_nothing_of_airflows_own_settings(printed):
 @pytest.fixture(scope="module")
 def stopped(home) -> dict[str, Any]:
     """How two attempts ended whose worker was told to stop; the second step does not listen."""
-    with attempting(home, "hasty", "slow", grace_s=1) as worker:
+    with attempting(home, "hasty", "slow", grace_s=5) as worker:
         for step in ("hasty", "slow"):
             wait_for(home, f"{step} started")
             worker.send_signal(signal.SIGTERM)
@@ -148,9 +160,9 @@ def test_the_step_of_a_killed_worker_is_told_to_stop_and_writes_its_checkpoint(h
 @pytest.mark.parametrize("told_first", [True, False])
 def test_a_deaf_step_dies_after_its_grace_though_its_worker_is_killed_before(home, told_first):
     (home / "diary.txt").unlink(missing_ok=True)
-    with attempting(home, "deaf", grace_s=2) as worker:
+    with attempting(home, "deaf", grace_s=5) as worker:
         wait_for(home, "deaf started")
-        started = psutil.Process(worker.pid).children()
+        started = step_and_watcher(worker)
         [step] = [process for process in started if "deaf" in process.cmdline()]
         if told_first:
             worker.send_signal(signal.SIGTERM)

@@ -115,13 +115,13 @@ def test_a_scheduled_day_runs_on_postgresql_and_ctrl_c_leaves_nothing(folder):
         family = psutil.Process(script.pid).children(recursive=True)
         airflow.unpause("perscen_daily")
         runs = airflow.wait_for_runs("perscen_daily", count=1, timeout=400)
-        (run_id,) = runs
+        run_id = min(runs)  # the first one: a test that runs over midnight has another
 
         states = airflow.states("perscen_daily", run_id)
         steps = ("landed", *(step.name for step in PIPELINE.steps))
         assert states == dict.fromkeys(steps, "success"), task_logs(folder / "airflow")
-        assert len(diary(home)) == 2 * len(PIPELINE.steps)
-        assert stored_runs(folder / "airflow", int(told["POSTGRES_PORT"])) == [run_id]
+        assert len(diary(home)) >= 2 * len(PIPELINE.steps)
+        assert run_id in stored_runs(folder / "airflow", int(told["POSTGRES_PORT"]))
         greeting = (folder / "out").read_text()
         addresses = re.findall(r"^(?:Airflow|MLflow|Runs) +(\S+)", greeting, re.MULTILINE)
         assert len(addresses) == 3

@@ -101,7 +101,7 @@ def question(case: pytest.FixtureRequest, *, deferrable: bool, **changes: Any) -
     pods = {
         "cluster": "kubeconfig",
         "deferrable": deferrable,
-        "startup_timeout_s": 2,
+        "startup_timeout_s": 5,
         "termination_grace_s": GRACE_S,
         "api_patience_s": 20,
     }

@@ -11,6 +11,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 pytestmark = [pytest.mark.medium, pytest.mark.browser]
 
 CHROMIUM = Path("/usr/bin/chromium")
+COLD_DISK_MS = 180_000
+"""The browser is a third of a GiB; Playwright's own limits are 30 s."""
 SECTIONS = ["verdict", "recall", "training", "codes", "graphs", "preferences", "data", "lineage"]
 ARGUMENTS = [
     "--no-sandbox",
@@ -27,7 +29,11 @@ def browser() -> Iterator[Browser]:
     if not CHROMIUM.exists():
         pytest.skip(f"no Chromium at {CHROMIUM}; install Debian's package `chromium`")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=ARGUMENTS,
+            timeout=COLD_DISK_MS,
+        )
         yield browser
         browser.close()
 
@@ -37,6 +43,7 @@ def opened(browser: Browser, page: Path, request: pytest.FixtureRequest) -> Iter
     """The page in a window, after checking that it said and asked for nothing while loading."""
     width, scheme = request.param
     window = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    window.set_default_timeout(COLD_DISK_MS)
     said: list[str] = []
     asked: list[str] = []
     window.on("console", lambda message: said.append(message.text))

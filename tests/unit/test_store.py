@@ -165,6 +165,29 @@ def test_ctrl_c_between_the_two_renames_of_a_swap_puts_back_what_was_there(tmp_p
     assert leftovers(tmp_path / "report") == []
 
 
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("during", [1, 2])
+def test_ctrl_c_while_it_is_tidied_up_is_heard_when_that_is_done(
+    tmp_path, monkeypatch, during, fails
+):
+    make(tmp_path / "report")
+    remove, removed = shutil.rmtree, []
+
+    def impatient(path, **options):
+        removed.append(path)
+        if len(removed) == during:
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", impatient)
+        with pytest.raises(KeyboardInterrupt), staged(tmp_path / "report") as scratch:
+            (scratch / "half").write_text("done")
+            if fails:
+                raise ValueError
+    assert leftovers(tmp_path / "report") == []
+
+
 def test_what_a_run_killed_between_the_two_renames_moved_away_is_put_back(tmp_path):
     before = make(tmp_path / "report")
     (tmp_path / "report").rename(tmp_path / ".staged-report-deadbeef-old")
