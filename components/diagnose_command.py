@@ -104,18 +104,22 @@ def quantiser(
       perscen diagnose quantiser --clusters 8 --codes 10
     """  # noqa: D301 (click reads the backspace: keep these lines as they are)
     from components.diagnosis import findings
-    from components.diagnosis.showing import show
+    from components.diagnosis.showing import check_page, show
 
     if clusters is not None and not places:
         _refuse(ctx, "window", "is for MODEL and SPLITS: clusters have none")
+        made_by = "perscen diagnose quantiser --clusters"
+        check_page(page, made_by=made_by)
         found = [findings.alone_on_clusters(clusters, codes=codes, steps=steps)]
-        return show(found, out=out, page=page, made_by="perscen diagnose quantiser --clusters")
+        return show(found, out=out, page=page, made_by=made_by)
     if clusters is not None or len(places) != 2:
         raise click.UsageError("give MODEL and SPLITS, or --clusters and neither")
     _refuse(ctx, "codes", "is for --clusters: a model has its own")
+    made_by = "perscen diagnose quantiser"
+    check_page(page, made_by=made_by)
     model, splits = _open(*places)
     found = findings.codes_of_model(model, splits, window=window, steps=steps)
-    return show(found, out=out, page=page, made_by="perscen diagnose quantiser")
+    return show(found, out=out, page=page, made_by=made_by)
 
 
 @diagnose.command()
@@ -164,10 +168,12 @@ def gates(model: Path, splits: Path, window: Window, out: Path, page: Path | Non
     Example: perscen diagnose gates artifacts/model artifacts/splits
     """
     from components.diagnosis import findings
-    from components.diagnosis.showing import show
+    from components.diagnosis.showing import check_page, show
 
+    made_by = "perscen diagnose gates"
+    check_page(page, made_by=made_by)
     found = findings.gates_of_model(*_open(model, splits), window=window)
-    show([found], out=out, page=page, made_by="perscen diagnose gates")
+    show([found], out=out, page=page, made_by=made_by)
 
 
 @diagnose.command()
@@ -183,10 +189,12 @@ def figures(model: Path, splits: Path, out: Path, page: Path | None) -> None:
     Example: perscen diagnose figures artifacts/model artifacts/splits --out docs/results
     """
     from components.diagnosis import findings
-    from components.diagnosis.showing import show_figures
+    from components.diagnosis.showing import check_page, show_figures
 
+    made_by = "perscen diagnose figures"
+    check_page(page, made_by=made_by)
     drawn = findings.case_study(*_open(model, splits))
-    show_figures(drawn, out=out, page=page, made_by="perscen diagnose figures")
+    show_figures(drawn, out=out, page=page, made_by=made_by)
 
 
 def _refuse(ctx: click.Context, option: str, why: str) -> None:
@@ -210,13 +218,15 @@ def _compare(
     page: Path | None,
 ) -> None:
     from components.diagnosis import trials
-    from components.diagnosis.showing import show
+    from components.diagnosis.showing import check_page, show
     from components.pipeline import PIPELINE
     from components.runner import code_version
     from components.store import open_artifact
     from perscen.config import read_config
     from perscen.data.splits import Splits
 
+    made_by = f"perscen diagnose {what}"
+    check_page(page, made_by=made_by)
     settings = read_config(config)
     compare = {"remedies": trials.compare_remedies, "graph": trials.compare_refinements}[what]
     artifact = open_artifact(splits_dir, kind="splits")
@@ -227,7 +237,7 @@ def _compare(
         epochs=epochs,
         keep=trials.Kept(work, follows_from=[artifact.manifest.digest, code]),
     )
-    show([found], out=out, page=page, made_by=f"perscen diagnose {what}")
+    show([found], out=out, page=page, made_by=made_by)
 
 
 def _open(model_dir: Path, splits_dir: Path) -> tuple[TwoTower, Splits]:

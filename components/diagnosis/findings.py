@@ -27,6 +27,7 @@ from perscen.diagnostics.looking import (
     with_part,
 )
 from perscen.diagnostics.quantising import alone_table, clusters
+from perscen.errors import ConfigError
 from perscen.models.config import PerscenConfig, VqConfig
 from perscen.models.two_tower import TwoTower
 
@@ -48,9 +49,15 @@ def codes_of_model(model: TwoTower, splits: Splits, *, window: Window, steps: in
     """Return how a model's codes are used, what scenarios share, and what others could be.
 
     Raises:
-        ConfigError: The model has no codebook.
+        ConfigError: The model has no codebook, or no query of the window has clicks to enter it.
     """
     seen = history_codes(model, splits, window=window)
+    if seen.distortion is None or seen.spread is None:
+        raise ConfigError(
+            f"none of the {seen.empty_S.sum():,} {window} queries has clicks in its scenario "
+            "before the window, so nothing enters the codebook; at least one must",
+            hint="look at another window, or make splits of more days",
+        )
     config = model.config
     assert isinstance(config, PerscenConfig), "a model with a codebook has its settings"
     names = splits.schema.scenarios

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from markupsafe import Markup
 from rich.table import Table
 
 from components.console import open_console
-from components.marks import put_between_marks
+from components.marks import around_marks, put_between_marks
 from components.report.drawing import standalone
 from components.report.page import Figure
 
@@ -31,6 +32,16 @@ class Finding:
     title: str
     table: pl.DataFrame
     figures: Mapping[str, Markup] = field(default_factory=dict)
+
+
+def check_page(page: Path | None, *, made_by: str) -> None:
+    """Check that a page has a place for text, before the work that the text is on.
+
+    Raises:
+        ArtifactError: It has none for what ``made_by`` makes.
+    """
+    if page is not None:
+        around_marks(page, made_by=made_by)
 
 
 def show(findings: Sequence[Finding], *, out: Path, page: Path | None, made_by: str) -> None:
@@ -94,11 +105,17 @@ def _markdown(finding: Finding) -> str:
     lines = [
         f"**{finding.title}**",
         "",
-        f"| {' | '.join(_head(name) for name in columns)} |",
+        _row(_head(name) for name in columns),
         f"|{'|'.join('---' if kind == pl.String else '---:' for kind in columns.values())}|",
-        *(f"| {' | '.join(row)} |" for row in _cells(shown)),
+        *map(_row, _cells(shown)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _row(cells: Iterable[str]) -> str:
+    """Return a row of Markdown; names from the data stay text, whatever they are."""
+    texts = (html.escape(cell, quote=False).replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(texts)} |"
 
 
 def _readable(table: pl.DataFrame) -> pl.DataFrame:

@@ -47,11 +47,11 @@ class HistoryCodes:
     counts_SK: Counts
     empty_S: NDArray[np.int64]
     """Queries of each scenario without clicks in it, which are left out."""
-    distortion: float
-    """Mean squared distance to the own code, as a share of the vectors' variance."""
-    spread: float
+    distortion: float | None
+    """Mean squared distance to the own code, as a share of the vectors' variance; None: no rows."""
+    spread: float | None
     """Root of the vectors' variance over the length of their mean: near 0, a history says nothing,
-    because whatever was clicked enters alike."""
+    because whatever was clicked enters alike. None: no rows."""
 
 
 def with_part(model: TwoTower, part: str, *, there: bool = True) -> Perscen:
@@ -72,7 +72,7 @@ def history_codes(model: TwoTower, splits: Splits, *, window: Window) -> History
     """Return what the codebook does with the queries of a window.
 
     Raises:
-        ConfigError: The model has no codebook.
+        ConfigError: The model has no codebook, or the window no queries.
     """
     perscen = with_part(model, "codebook", there=model.num_codes > 0)
     quantise = perscen.user_preference.quantise
@@ -91,17 +91,24 @@ def history_codes(model: TwoTower, splits: Splits, *, window: Window) -> History
     num = len(splits.schema.scenarios)
     counts_SK = np.zeros((num, model.num_codes), dtype=np.int64)
     np.add.at(counts_SK, (scenario_Q, code_Q), 1)
-    variance = max(float(vector_QZ.var(axis=0).sum()), 1e-12)
-    distance = ((vector_QZ - code_KZ[code_Q]) ** 2).sum(axis=1).mean()
+    distortion, spread = _measure(vector_QZ, code_KZ[code_Q]) if len(vector_QZ) else (None, None)
     return HistoryCodes(
         scenario_Q=scenario_Q,
         vector_QZ=vector_QZ,
         code_Q=code_Q,
         counts_SK=counts_SK,
         empty_S=np.bincount(np.concatenate(empty), minlength=num),
-        distortion=float(distance) / variance,
-        spread=variance**0.5 / max(float(np.linalg.norm(vector_QZ.mean(axis=0))), 1e-12),
+        distortion=distortion,
+        spread=spread,
     )
+
+
+def _measure(vector_QZ: NDArray[np.float32], own_QZ: NDArray[np.float32]) -> tuple[float, float]:
+    """Return distortion and spread of vectors and the code of each."""
+    variance = max(float(vector_QZ.var(axis=0).sum()), 1e-12)
+    distance = float(((vector_QZ - own_QZ) ** 2).sum(axis=1).mean())
+    length = max(float(np.linalg.norm(vector_QZ.mean(axis=0))), 1e-12)
+    return distance / variance, variance**0.5 / length
 
 
 def code_table(seen: HistoryCodes, *, names: tuple[str, ...]) -> pl.DataFrame:
@@ -147,7 +154,7 @@ def gate_activations(model: TwoTower, splits: Splits, *, window: Window) -> pl.D
     """Return how far the gates are open on the queries of a window; see ``gate_table``.
 
     Raises:
-        ConfigError: The model has no gates.
+        ConfigError: The model has no gates, or the window no queries.
     """
     fusion = getattr(getattr(model, "config", None), "fusion", "")
     perscen = with_part(model, "gate", there=fusion != "direct_concat")
@@ -165,6 +172,11 @@ def _blocks(splits: Splits, window: Window) -> Iterator[UserBatch]:
         if window == "valid"
         else (splits.test, splits.test_slices)
     )
+    if not len(queries.user):
+        raise ConfigError(
+            f"the {window} window has no queries, and there is nothing to look at",
+            hint="look at another window, or make splits in which somebody clicks in this one",
+        )
     users = UserSource(splits)
     for start in range(0, len(queries.user), _AT_ONCE):
         rows_Q = np.arange(start, min(start + _AT_ONCE, len(queries.user)), dtype=np.int64)

@@ -34,9 +34,10 @@ class Trial(BaseModel):
     dead: int | None = None
     perplexity: float | None = None
     distortion: float | None = None
-    """Mean squared distance to the own code, as a share of the variance."""
+    """Mean squared distance to the own code, as a share of the variance; None: no such query."""
     spread: float | None = None
-    """Root of that variance over the length of the mean: near 0, histories say nothing."""
+    """Root of that variance over the length of the mean: near 0, histories say nothing; None: no
+    such query."""
     train_cpu_s: float
 
 

@@ -7,19 +7,22 @@ further seeds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from perscen.errors import ArtifactError, ConfigError
 from perscen.experiments.search_space import Space
 from perscen.seeding import generator
+from perscen.staging import is_full, storage_full
 from perscen.training.records import EpochRecord
 
 Outcome = Literal["finished", "pruned", "diverged", "impossible"]
@@ -30,7 +33,11 @@ _UNPRUNED_TRIALS, _JUDGED_FROM_EPOCH = 4, 4
 """Trials run to their end before any is stopped, and the first epoch one may be stopped at."""
 _PROPOSALS: Final = 32
 """Settings proposed in a row that were tried before, after which nothing new is expected."""
+_SEARCH, _CONFIRMATION = "search", "confirmation"
 _OF, _TRAINING = "of", "training"
+_ENDED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
+_FIRST_TABLE: Final = "studies"
+"""That of Optuna which is there even when the making of its tables was broken off."""
 
 
 @dataclass(frozen=True)
@@ -66,26 +73,22 @@ class History:
 
     def __init__(self, storage: optuna.storages.BaseStorage, space: Space) -> None:
         self._space = space
-        self._search, self._confirmation = (
-            optuna.create_study(
-                storage=storage,
-                study_name=name,
-                direction="maximize",
-                load_if_exists=True,
-                pruner=optuna.pruners.MedianPruner(
-                    n_startup_trials=_UNPRUNED_TRIALS, n_warmup_steps=_JUDGED_FROM_EPOCH
-                ),
-            )
-            for name in ("search", "confirmation")
-        )
+        self._storage = storage
+        self._search, self._confirmation = map(self._study, (_SEARCH, _CONFIRMATION))
 
     def belongs_to(self, of: Mapping[str, str], *, path: Path) -> None:
         """Take note of what the search is on, or check that it is the same.
+
+        A search on something else in which no trial ended has nothing to lose: it begins anew.
 
         Raises:
             ConfigError: It is a search on something else.
         """
         known = self._search.user_attrs.get(_OF)
+        if known is not None and known != of and not self._search.get_trials(states=_ENDED):
+            # Its interrupted trial may have settings that there are no more.
+            optuna.delete_study(study_name=_SEARCH, storage=self._storage)
+            self._search, known = self._study(_SEARCH), None
         if known is None:
             self._search.set_user_attr(_OF, dict(of))
             return
@@ -108,13 +111,9 @@ class History:
         What is drawn follows from the seed and the trials that ended, so a search that was killed
         goes on with the settings it would have tried.
         """
-        for broken in self._search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._search.enqueue_trial(broken.params)
-            self._search.tell(broken.number, state=TrialState.FAIL)
-        if not self._search.get_trials(deepcopy=False):
-            self._search.enqueue_trial(self._space.start())
         ended = self.trials()
         tried = [training.settings for training in ended]
+        self._queue(tried)
         draws = generator(seed, "search", len(ended))
         for _ in range(_PROPOSALS):
             self._search.sampler = optuna.samplers.TPESampler(
@@ -127,6 +126,20 @@ class History:
                 return trial
             self._search.tell(trial, state=TrialState.FAIL)  # tells the sampler nothing
         return None
+
+    def _queue(self, tried: Sequence[Mapping[str, Any]]) -> None:
+        """See to it that the recipe is tried, and then what was interrupted."""
+        broken = self._search.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if not self._search.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            if self._space.settings(self._space.start()) not in tried:
+                self._search.enqueue_trial(self._space.start())
+            else:
+                # Settings are stored one by one: a trial without all of them is drawn once more.
+                for trial in broken:
+                    if trial.params.keys() == self._space.varied.keys():
+                        self._search.enqueue_trial(trial.params)
+        for trial in broken:
+            self._search.tell(trial.number, state=TrialState.FAIL)
 
     def end_trial(self, trial: optuna.Trial, training: Training) -> None:
         """Keep what became of a trial."""
@@ -152,7 +165,7 @@ class History:
         return [
             self._training(trial, trial=trial.number, drawn=trial.params)
             for trial in self._search.get_trials(deepcopy=False)
-            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            if trial.state in _ENDED
         ]
 
     def confirmations(self) -> list[Training]:
@@ -163,6 +176,17 @@ class History:
             for trial in self._confirmation.get_trials(deepcopy=False)
             for number in [trial.user_attrs[_OF]]
         ]
+
+    def _study(self, name: str) -> optuna.Study:
+        return optuna.create_study(
+            storage=self._storage,
+            study_name=name,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(
+                n_startup_trials=_UNPRUNED_TRIALS, n_warmup_steps=_JUDGED_FROM_EPOCH
+            ),
+        )
 
     def _training(
         self, kept: optuna.trial.FrozenTrial, *, trial: int, drawn: Mapping[str, Any]
@@ -206,26 +230,76 @@ def open_history(path: Path, space: Space, *, of: Mapping[str, str]) -> Iterator
 
     Raises:
         ConfigError: The file is the history of another search.
-        ArtifactError: The file is no such history.
+        ArtifactError: The file is no such history; it is left as it was.
+        StorageFull: There is no room for it, or for what is kept in it.
     """
     optuna.logging.disable_default_handler()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
-    except (SQLAlchemyError, RuntimeError) as exc:
-        raise ArtifactError(
-            f"{path} is not the history of a search: {str(exc).splitlines()[0]}",
-            hint="give --study another file, or one that `perscen tune` made",
-        ) from exc
-    try:
+    _check_tables(path)
+    with _told_when_full(path), _storage(path) as storage:
         history = History(storage, space)
         history.belongs_to({**of, "space": space.to_json()}, path=path)
         yield history
+
+
+@contextmanager
+def _storage(path: Path) -> Iterator[optuna.storages.RDBStorage]:
+    try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
+    except (SQLAlchemyError, StorageInternalError, RuntimeError) as exc:
+        if is_full(_cause(exc)):
+            raise
+        raise _no_history(path, str(exc).splitlines()[0]) from exc
+    try:
+        yield storage
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _check_tables(path: Path) -> None:
+    """Check that a database is Optuna's before Optuna, which would put its tables into any.
+
+    Raises:
+        ArtifactError: It is something else's, or no database.
+    """
+    if not path.exists():
+        return
+    try:
+        # To be written, as one that a kill left in the middle of a change is mended when read.
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)) as database:
+            found = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            tables = sorted(name for (name,) in found)
+    except sqlite3.Error as exc:
+        raise _no_history(path, str(exc)) from exc
+    if tables and _FIRST_TABLE not in tables:
+        raise _no_history(path, f"its tables are {_short(', '.join(tables))}")
+
+
+@contextmanager
+def _told_when_full(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as exc:
+        if is_full(_cause(exc)):
+            raise storage_full(_cause(exc), path) from exc
+        raise
+
+
+def _cause(error: Exception) -> Exception:
+    """Return what SQLite said, which Optuna and SQLAlchemy wrap in words of their own."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
+
+
+def _no_history(path: Path, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path} is not the history of a search: {why}",
+        hint="give --study another file, or one that `perscen tune` made",
+    )
 
 
 def _facts(training: Training) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,7 +115,9 @@ def tune(
         watchers: Gives those who are told of a training, by what it is called.
 
     Raises:
-        ConfigError: The recipe itself cannot be trained on these splits.
+        ConfigError: The recipe itself cannot be trained on these splits; or trainings ended, but
+            there are no settings that trained to their end.
+        TrainingDiverged: The recipe itself did, with its own seed.
         Preempted: Not even the recipe was trained to its end; a later call goes on.
     """
     search = _Search(splits, space, history, budget, work, follows_from, watchers)
@@ -125,6 +128,13 @@ def tune(
         logger.info("the budget is used up; a later call goes on from here")
     found = search.standing()
     if not found.finalists:
+        if ended := [*history.trials(), *history.confirmations()]:
+            outcomes = Counter(training.outcome for training in ended)
+            told = ", ".join(f"{num} {outcome}" for outcome, num in outcomes.items())
+            raise ConfigError(
+                f"none of the settings tried trained to its end with every seed: {told}",
+                hint="give a recipe that trains on these splits, and --study another file",
+            )
         raise Preempted(
             f"no training ended within {budget.minutes:g} minutes; a checkpoint was written",
             hint="run it again with the same --study: it goes on from there",
@@ -236,6 +246,8 @@ class _Search:
         except optuna.TrialPruned as exc:
             training = replace(training, outcome="pruned", epochs=int(str(exc)))
         except TrainingDiverged as exc:
+            if seed == self._seed and not self._space.changes(settings):
+                raise
             logger.warning("%s diverged: %s", label, exc.message)
             training = replace(training, outcome="diverged", epochs=exc.epoch)
         except ConfigError as exc:

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from components.cli import program
-from components.diagnosis import trials
+from components.diagnosis import findings, trials
+from components.diagnosis.showing import Finding, show
 from components.diagnosis.trials import Kept
 from components.store import open_artifact, write_manifest
 from perscen.config import Config
@@ -52,6 +53,49 @@ def test_a_models_codes_are_told_and_drawn(run, tmp_path) -> None:
     assert ET.fromstring((tmp_path / "codes.svg").read_text()).tag.endswith("svg")
     assert "divergence" in answer.output
     assert page.read_text().count("| k-means |") == 1
+
+
+def test_names_of_scenarios_are_text_in_a_pages_tables(tmp_path) -> None:
+    name = "home|feed <b>"
+    table = pl.DataFrame({"scenario": [name], f"recall/{name}": [0.5]})
+    page = tmp_path / "page.md"
+    show([Finding("names", "Names", table)], out=tmp_path, page=page, made_by="x")
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    assert rows == [
+        r"| scenario | recall home\|feed &lt;b&gt; |",
+        r"| home\|feed &lt;b&gt; | 50.00% |",
+    ]
+
+
+def test_a_page_without_a_place_is_refused_before_any_work(run, tmp_path, monkeypatch) -> None:
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("it worked before it looked at the page")
+
+    for place in (findings, trials):
+        for name in ("alone_on_clusters", "codes_of_model", "gates_of_model", "case_study"):
+            monkeypatch.setattr(place, name, work, raising=False)
+    monkeypatch.setattr(trials, "run_trial", work)
+    page, params = tmp_path / "page.md", tmp_path / "params.yaml"
+    page.write_text("# No marks\n")
+    params.write_text(
+        "run: {logical_date: 2022-05-05}\nsplit: {train_days: 7, valid_days: 2, test_days: 2}\n"
+        "model: {family: perscen}\n"
+    )
+    both = (run["model"], run["splits"])
+    trained = (run["splits"], "--config", params, "--work", tmp_path / "work")
+    for words in (
+        ("quantiser", "--clusters", 3),
+        ("quantiser", *both),
+        ("gates", *both),
+        ("figures", *both),
+        ("remedies", *trained),
+        ("graph", *trained),
+    ):
+        with pytest.raises(ArtifactError) as refused:
+            diagnose(*words, "--out", tmp_path, "--page", page)
+        assert refused.value.message.startswith(f"{page} has no place for the text")
+        assert f"made by perscen diagnose {words[0]}" in refused.value.message
+    assert page.read_text() == "# No marks\n"
 
 
 def test_clusters_need_no_model(tmp_path) -> None:

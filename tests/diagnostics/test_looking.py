@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from components.diagnosis.findings import codes_of_model
 from perscen.config import TrainConfig
 from perscen.data.batches import UserSource
+from perscen.data.splits import Splits
 from perscen.diagnostics.gates import gate_table
 from perscen.diagnostics.kernel_cost import kernel_cost
 from perscen.diagnostics.looking import (
@@ -24,7 +26,8 @@ from perscen.models.config import DssmConfig, EmbeddingConfig, GraphConfig, Pers
 from perscen.models.families import make_model
 from perscen.models.graph_kernel import propagate
 from perscen.models.sparse_kernel import propagate_sparse
-from tests.factories import random_splits
+from perscen.schema import FIRST_ROW
+from tests.factories import Event, make_splits, random_splits
 
 SPLITS = random_splits()
 NAMES = SPLITS.schema.scenarios
@@ -68,6 +71,38 @@ def test_vectors_that_do_not_differ_have_no_spread() -> None:
         towers.user_preference.project[-1].weight.zero_()
         towers.user_preference.project[-1].bias.fill_(1)
     assert history_codes(towers, SPLITS, window="valid").spread < 1e-3
+
+
+def strangers(*, valid: bool = True) -> Splits:
+    """Return splits in which nobody is seen in more than one window."""
+    days = [0, 6, 8] if valid else [0, 0, 8]
+    events = [
+        Event(user, FIRST_ROW + (user + n) % 30, n % 2, (days[user % 3] * 24 + n) * 3_600_000)
+        for user in range(FIRST_ROW, FIRST_ROW + 30)
+        for n in range(8)
+    ]
+    bounds = {"valid_from_ms": 6 * 86_400_000, "test_from_ms": 8 * 86_400_000}
+    return make_splits(events, **bounds, num_users=30, num_items=30)
+
+
+def test_without_clicks_in_their_scenario_there_is_neither_distortion_nor_spread() -> None:
+    seen = history_codes(model(), strangers(), window="valid")
+    assert (seen.distortion, seen.spread) == (None, None)
+    assert code_table(seen, names=NAMES)["queries"].to_list() == [0, 0]
+    assert overlap_table(seen, names=NAMES).is_empty()
+    with pytest.raises(ConfigError, match="none of the 20 valid queries has clicks"):
+        codes_of_model(model(), strangers(), window="valid", steps=5)
+    settings = PerscenConfig(emb=EmbeddingConfig(dim=4, init_std=0.5), out_dim=6)
+    config = TrainConfig(max_epochs=1, monitor_k=10)
+    trial = run_trial(strangers(), settings, config, epochs=1)
+    assert (trial.used, trial.distortion, trial.spread) == (0, None, None)
+    assert trial_table({"none": trial}, what="remedy")["spread"].to_list() == [None]
+
+
+def test_a_window_without_queries_is_refused() -> None:
+    for look in (history_codes, gate_activations):
+        with pytest.raises(ConfigError, match="the valid window has no queries"):
+            look(model(), strangers(valid=False), window="valid")
 
 
 def test_gates_are_summed_up_by_scenario_layer_and_unit() -> None:

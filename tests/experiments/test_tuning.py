@@ -13,7 +13,8 @@ import pytest
 
 from perscen.config import BatchConfig, OptimConfig, TrainConfig
 from perscen.data.splits import Splits
-from perscen.errors import ArtifactError, ConfigError, Preempted
+from perscen.errors import ConfigError, Preempted, TrainingDiverged
+from perscen.experiments import tuning
 from perscen.experiments.search_history import History, Training, open_history
 from perscen.experiments.search_space import Choice, Range, Space
 from perscen.experiments.tuning import Budget, Tuned, tune
@@ -322,37 +323,6 @@ def test_a_trial_behind_the_median_is_stopped_early(desk: Desk):
     assert stopped == [False] * 3 + [True] * 5
 
 
-@pytest.mark.parametrize(
-    ("made", "said"),
-    [
-        ({"splits": "xyz"}, r"other splits: splits abc, not xyz"),
-        ({"recipe": "huge"}, r"other recipe: recipe tiny, not huge"),
-    ],
-)
-def test_a_study_of_something_else_is_refused(desk: Desk, made: dict[str, str], said: str):
-    with desk.history():
-        pass
-    with pytest.raises(ConfigError, match=said) as caught, desk.history(**made):
-        pass
-    assert "--study another file" in caught.value.hint
-
-
-def test_a_study_of_another_space_is_refused(desk: Desk):
-    with desk.history():
-        pass
-    other = Space(RECIPE, {"train.optim.lr": Range(low=1e-4, high=1e-2, log=True)})
-    with pytest.raises(ConfigError, match="a search with other space"), desk.history(other):
-        pass
-
-
-def test_a_file_that_is_no_study_is_refused_and_left_alone(desk: Desk):
-    path = desk.root / "tune.db"
-    path.write_text("these are notes, not a database " * 50)
-    with pytest.raises(ArtifactError, match="is not the history of a search"), desk.history():
-        pass
-    assert path.read_text().startswith("these are notes")
-
-
 def test_trials_that_diverge_or_cannot_be_trained_are_passed_over(desk: Desk):
     space = Space(
         RECIPE,
@@ -374,3 +344,38 @@ def test_a_recipe_that_cannot_be_trained_here_is_said_at_once(desk: Desk):
     space = replace(SPACE, recipe=Recipe(RECIPE.model, train))
     with pytest.raises(ConfigError, match=r"train\.monitor_k is 10,000"):
         desk.search(steps=10, space=space)
+
+
+def test_a_recipe_that_diverges_is_said_at_once_and_tried_again_by_a_later_call(desk: Desk):
+    train = RECIPE.train.model_copy(update={"optim": OptimConfig(lr=1e30)})
+    space = Space(
+        Recipe(RECIPE.model, train), {"train.optim.lr": Choice(choices=(1e30, 1e-3, 1e-4))}
+    )
+    for _ in range(2):
+        with pytest.raises(TrainingDiverged, match=r"not finite|is nan|is inf"):
+            desk.search(steps=40, space=space)
+        with desk.history(space) as history:
+            assert history.trials() == []
+
+
+def test_settings_that_all_diverge_with_a_further_seed_are_told_as_that(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    def diverge(*_: object, **__: object) -> None:
+        raise TrainingDiverged("the loss is nan", epoch=1, step=1, scenario=None)
+
+    space = Space(RECIPE, {"model.widths": Choice(choices=((4,), (8, 4)))})
+    desk.search(steps=200, space=space, seeds=1)
+    monkeypatch.setattr(tuning, "fit", diverge)
+    with pytest.raises(ConfigError, match="with every seed: 2 finished, 2 diverged"):
+        desk.search(steps=200, space=space, seeds=2)
+
+
+def test_trainings_that_ended_without_a_result_are_told_as_that(desk: Desk):
+    with desk.history() as history:
+        for outcome in ("diverged", "diverged", "impossible"):
+            trial = history.next_trial(seed=0)
+            settings = SPACE.settings(trial.params)
+            history.end_trial(trial, Training(trial.number, 0, outcome, settings, {}))
+    with pytest.raises(ConfigError, match="2 diverged, 1 impossible"):
+        desk.search(steps=0)
