@@ -47,6 +47,7 @@ class Quantiser(nn.Module):
     def __init__(self, dim: int, config: VqConfig, *, num_scenarios: int = 1) -> None:
         super().__init__()
         self.config = config
+        self._num_scenarios = num_scenarios
         num = config.codebook_size
         codes_KZ = torch.empty(num, dim).uniform_(-1 / num, 1 / num)
         if config.ema_decay is None:
@@ -164,9 +165,9 @@ class Quantiser(nn.Module):
         self.codes_KZ.copy_(picked)
         if self.config.init == "kmeans":
             for _ in range(KMEANS_ROUNDS):
-                share_K, mean_KZ = (
-                    total / len(z_AZ) for total in self._totals(z_AZ, self.nearest(z_AZ))
-                )
+                onehot_AK = self._onehot(self.nearest(z_AZ), z_AZ)
+                share_K = onehot_AK.sum(dim=0) / len(z_AZ)
+                mean_KZ = onehot_AK.T @ z_AZ / len(z_AZ)
                 used_K = share_K > 0
                 self.codes_KZ[used_K] = mean_KZ[used_K] / share_K[used_K, None]
         # Each rank draws its own numbers.
@@ -178,31 +179,30 @@ class Quantiser(nn.Module):
     @torch.no_grad()
     def _keep(self, z_BZ: Tensor, codes_B: Tensor, scenario_B: Tensor, num_rows: int) -> None:
         """Move the codes by their moving averages, then revive the dead ones."""
+        if self.config.ema_decay is None and self.config.revive_after is None:
+            return
+        onehot_BS = F.one_hot(scenario_B, self._num_scenarios).to(z_BZ)
+        onehot_BK = self._onehot(codes_B, z_BZ)
+        rows_SK, sum_KZ = sum_over_ranks(onehot_BS.T @ onehot_BK, onehot_BK.T @ z_BZ)
         if self.config.ema_decay is not None:
-            self._follow(z_BZ, codes_B, num_rows, decay=self.config.ema_decay)
+            share_K, mean_KZ = rows_SK.sum(dim=0) / num_rows, sum_KZ / num_rows
+            self._follow(share_K, mean_KZ, decay=self.config.ema_decay)
         if self.config.revive_after is not None:
-            dead_K = self._dead(codes_B, scenario_B, after=self.config.revive_after)
-            self._revive(z_BZ, dead_K, num_rows)
+            self._revive(z_BZ, self._dead(rows_SK, after=self.config.revive_after), num_rows)
 
-    def _follow(self, z_BZ: Tensor, codes_B: Tensor, num_rows: int, *, decay: float) -> None:
-        totals = sum_over_ranks(*self._totals(z_BZ, codes_B))
-        share_K, mean_KZ = (total / num_rows for total in totals)
+    def _follow(self, share_K: Tensor, mean_KZ: Tensor, *, decay: float) -> None:
         self.share_K.lerp_(share_K, 1 - decay)
         self.mean_KZ.lerp_(mean_KZ, 1 - decay)
         moved_KZ = self.mean_KZ / (self.share_K + EMA_SMOOTHING)[:, None]
         in_use_K1 = self.share_K[:, None] > EMA_LEAST_SHARE
         self.codes_KZ.copy_(torch.where(in_use_K1, moved_KZ, self.codes_KZ))
 
-    def _dead(self, codes_B: Tensor, scenario_B: Tensor, *, after: int) -> Tensor:
+    def _dead(self, rows_SK: Tensor, *, after: int) -> Tensor:
         """Return bool ``[K]``, the codes that nobody used for long.
 
         Batches of one scenario each let a sparse one wait: what its latest batch used is in use
         until its next says otherwise.
         """
-        rows_SK = torch.zeros_like(self.used_SK, dtype=torch.int64)
-        one_B = torch.ones_like(codes_B)
-        rows_SK.index_put_((scenario_B, codes_B), one_B, accumulate=True)
-        (rows_SK,) = sum_over_ranks(rows_SK)
         here_S1 = rows_SK.any(dim=1, keepdim=True)
         self.used_SK.copy_(torch.where(here_S1, rows_SK > 0, self.used_SK))
         self.idle_K += 1
@@ -221,7 +221,5 @@ class Quantiser(nn.Module):
             self.mean_KZ[dead_K] = self.codes_KZ[dead_K] / len(dead_K)
         self.idle_K[dead_K] = 0
 
-    def _totals(self, z_BZ: Tensor, codes_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how many of these rows fell on each code, ``[K]``, and their sum, ``[K, Z]``."""
-        onehot_BK = F.one_hot(codes_B, self.config.codebook_size).to(z_BZ)
-        return onehot_BK.sum(dim=0), onehot_BK.T @ z_BZ
+    def _onehot(self, codes_B: Tensor, like: Tensor) -> Tensor:
+        return F.one_hot(codes_B, self.config.codebook_size).to(like)
