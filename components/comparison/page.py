@@ -5,11 +5,11 @@ Shares are in percent here and fractions in the files.
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from components.comparison.results import Difference, Results
+from components.report.words import cell_text
 from perscen.experiments.cells import first_and_second
 from perscen.experiments.rows import Block
 from perscen.experiments.significance import LEVEL, MACRO, RESAMPLES, Estimate
@@ -104,23 +104,18 @@ def _title(results: Results, block: Block, row: str) -> str:
         for value, name in sweep.points.items():
             if sweep.title == block.title and name == row:
                 return f"{sweep.title} {value:g}"
-    return _text(results.rows[row].title)
-
-
-def _text(given: str) -> str:
-    """Return what a user may have written as the text of a cell."""
-    return html.escape(given, quote=False).replace("|", r"\|")
+    return cell_text(results.rows[row].title)
 
 
 def _alternative(shown: str) -> str:
     """Return what stands for a figure that is not seen; brackets would end it."""
-    return _text(re.sub(r"([\\\[\]])", r"\\\1", shown))
+    return cell_text(re.sub(r"([\\\[\]])", r"\\\1", shown))
 
 
 def _scenario_head(results: Results, scenario: str) -> str:
     if scenario == MACRO:
         return MACRO
-    return f"{_text(scenario)} ({results.num_users[scenario]:,} users)"
+    return f"{cell_text(scenario)} ({results.num_users[scenario]:,} users)"
 
 
 def _level(results: Results, block: Block, row: str, metric: str, scenario: str) -> str:
@@ -164,7 +159,7 @@ def _difference_table(
 ) -> Iterator[str]:
     yield f"**{head}**"
     yield ""
-    heads = [_text(scenario) for scenario in results.columns]
+    heads = [cell_text(scenario) for scenario in results.columns]
     yield f"| row | {' | '.join(heads)} | ratio of macros |"
     yield "|---|" + "---:|" * (len(results.columns) + 1)
     for label, difference in labelled:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from components.console import open_console
 from components.marks import around_marks, put_between_marks
 from components.report.drawing import standalone
 from components.report.page import Figure
+from components.report.words import cell_text
 
 _SHARES: Final = ("macro_recall", "recall/", "near_", "on_shared_codes", "edges")
 """Columns that are fractions in the files and percent in what people read."""
@@ -112,10 +112,8 @@ def _markdown(finding: Finding) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(cells: Iterable[str]) -> str:
-    """Return a row of Markdown; names from the data stay text, whatever they are."""
-    texts = (html.escape(cell, quote=False).replace("|", r"\|") for cell in cells)
-    return f"| {' | '.join(texts)} |"
+def _row(texts: Iterable[str]) -> str:
+    return f"| {' | '.join(map(cell_text, texts))} |"
 
 
 def _readable(table: pl.DataFrame) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from datetime import date
 from typing import Final
 
@@ -61,6 +62,11 @@ def sentence(text: str) -> str:
 def short(name: str, most: int) -> str:
     """Return a name cut to at most so many characters."""
     return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def cell_text(text: str) -> str:
+    """Return what a user may have written as the text of a cell of a Markdown table."""
+    return html.escape(text, quote=False).replace("|", r"\|")
 
 
 def listed(names: list[str] | tuple[str, ...]) -> str:
